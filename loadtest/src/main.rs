@@ -1,0 +1,67 @@
+//! `ringlane-loadtest`: for now, the demo's origin as a process of its own, to point a proxy at.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use ringlane::demo::{self, Origin, StartError};
+
+/// What Ringlane is tested against.
+#[derive(Parser)]
+#[command(name = "ringlane-loadtest", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the demo's routes until killed: / /bytes/N /chunked/N /echo /upload /ws /status/CODE
+    /// /delay/MS /headers
+    Origin(OriginArguments),
+}
+
+#[derive(clap::Args)]
+struct OriginArguments {
+    /// Where to listen; may be given several times, port 0 lets the kernel pick
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    listen: Vec<SocketAddr>,
+
+    /// Waited before each answer, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay_ms: u64,
+
+    /// Of how many requests in a hundred the answer is 500
+    #[arg(long, value_name = "PERCENT", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=100))]
+    fail_percent: u32,
+}
+
+fn main() -> ExitCode {
+    let Command::Origin(arguments) = Arguments::parse().command;
+    match origin(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringlane-loadtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn origin(arguments: &OriginArguments) -> Result<(), StartError> {
+    let origin = |address: &SocketAddr| Origin {
+        address: *address,
+        name: address.to_string(),
+        delay: Duration::from_millis(arguments.delay_ms),
+        fail_percent: arguments.fail_percent,
+    };
+    let running = demo::serve(arguments.listen.iter().map(origin).collect())?;
+    for address in running.addresses() {
+        println!("origin on {address}");
+    }
+    running.wait();
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! Configuration: from the text that the operator wrote to a `Config` that cannot be invalid.
+//!
+//! ```text
+//! text --yaml--> Value + Marks --shape--> raw::Root --validate--> Config
+//!                                 \____________ Errors: all of them, by line ____________/
+//! ```
+//!
+//! - `yaml` turns text into a `serde_yaml::Value`, which says what the text means, and `Marks`,
+//!   which say where each path stands. Two parsers look at the text because serde_yaml forgets
+//!   positions once it has a value: `saphyr-parser`'s events restore them. They are asked for
+//!   nothing else, so if the two ever disagree, a line number is off and never a value. Reading
+//!   everything from events was the alternative; it would have moved scalar types, aliases and
+//!   their expansion limit into this crate.
+//! - `raw` says which keys there are, which are sections and which are lists. serde stops at its
+//!   first error, so `shape` notes a part with an error, takes it out of the value, and reads the
+//!   rest again.
+//! - `validate` (with `runtime`, `routers`, `services`, and `leaves` below them) turns each leaf
+//!   into a typed field, knows ranges, references and duplicates, and is the only place that
+//!   spells a default.
+//!
+//! Nothing here binds, resolves or opens anything: a `Config` may still fail to start.
+
+mod cores;
+mod errors;
+mod leaves;
+mod near;
+mod raw;
+mod routers;
+mod runtime;
+mod services;
+mod shape;
+mod validate;
+mod yaml;
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use cores::Host;
+pub use errors::{Errors, Issue};
+
+/// Everything that the program was told. Routes refer to services by index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub runtime: Runtime,
+    /// `None`: `admin: off`.
+    pub admin: Option<Admin>,
+    /// At least one.
+    pub routers: Vec<Router>,
+    /// At least one, with names that differ.
+    pub services: Vec<Service>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runtime {
+    /// One per shard, at least one; several may name one core.
+    pub shards: Vec<ShardSettings>,
+    /// Where the control thread may run; empty: anywhere.
+    pub control_cores: Vec<usize>,
+    /// How long a drain may last.
+    pub drain: Duration,
+    /// How long connections are still accepted after ready turned false.
+    pub drain_grace: Duration,
+}
+
+/// What one shard may use. These numbers hold for the shard, all others for the process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShardSettings {
+    pub core: usize,
+    pub max_connections: usize,
+    /// Submission queue entries; a power of two.
+    pub ring_entries: u32,
+    /// Provided buffers for heads; a power of two, as the kernel demands.
+    pub head_buffers: u16,
+    pub max_buffered_bytes: usize,
+    /// Busy-polling before the shard parks; zero: parks at once.
+    pub spin: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Router {
+    pub label: String,
+    /// At least one; no address is listened on twice.
+    pub servers: Vec<Server>,
+    /// At least one; the first match wins.
+    pub routes: Vec<Route>,
+    pub timeouts: ClientTimeouts,
+    pub max_body_bytes: Option<u64>,
+    /// Lower case.
+    pub upgrades: Vec<String>,
+    pub forwarding: Forwarding,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Lower case, without port. `None`: any host.
+    pub host: Option<String>,
+    /// Begins with `/`. `None`: any path.
+    pub path_prefix: Option<String>,
+    /// Index into `Config::services`.
+    pub service: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientTimeouts {
+    /// From the first byte of a head to its end.
+    pub head: Duration,
+    /// Between exchanges on a keep-alive connection.
+    pub idle: Duration,
+    /// No byte of a body moves, either way.
+    pub stall: Duration,
+    /// Reading to the end after a half-close (RFC 9112 9.6).
+    pub linger: Duration,
+    /// No byte moves in an upgraded connection.
+    pub tunnel: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forwarding {
+    /// The pseudonym in `Via` (RFC 9110 7.6.3); `None`: no such field is added.
+    pub via: Option<String>,
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    pub x_forwarded: Mode,
+    /// `Forwarded` (RFC 7239).
+    pub forwarded: Mode,
+}
+
+/// What happens to a field that says where a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Passed on as it came.
+    Off,
+    /// What came is trusted and added to.
+    Append,
+    /// What came is replaced.
+    Overwrite,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    pub name: String,
+    /// At least one, no address twice.
+    pub endpoints: Vec<Endpoint>,
+    pub balancer: Balancer,
+    pub timeouts: UpstreamTimeouts,
+    pub pool: Pool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    pub address: Address,
+    /// At least 1.
+    pub weight: u32,
+}
+
+/// Where an endpoint listens: `127.0.0.1:80`, `[::1]:80` or `unix:/path`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Ip(SocketAddr),
+    /// Absolute, and short enough for `sockaddr_un`.
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Balancer {
+    RoundRobin,
+    LeastLoaded,
+    Ewma { decay: Duration },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamTimeouts {
+    pub connect: Duration,
+    /// Until the head of the answer; `None`: as long as it takes.
+    pub attempt: Option<Duration>,
+    /// The whole exchange; `None`: as long as it takes.
+    pub request: Option<Duration>,
+    /// How long `Expect: 100-continue` waits for the endpoint before we send 100 ourselves.
+    pub expect: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    /// For the process: divided over the shards, of which each keeps at least one.
+    pub max_idle: usize,
+    pub idle: Duration,
+}
+
+impl Config {
+    /// Reads a configuration, or says everything that is wrong with it. `origin` is what errors
+    /// call the text: a file name or `<stdin>`.
+    pub fn from_yaml(text: &str, origin: &str, host: &Host) -> Result<Config, Errors> {
+        let document = yaml::parse(text).map_err(|issue| Errors::new(origin, vec![issue]))?;
+        let mut report = errors::Report::new(document.marks);
+        for duplicate in document.duplicates {
+            report.push(duplicate);
+        }
+        let root = shape::read(document.value, &mut report);
+        let config = validate::config(&root, host, &mut report);
+        let issues = report.into_issues();
+        if issues.is_empty() {
+            Ok(config)
+        } else {
+            Err(Errors::new(origin, issues))
+        }
+    }
+}
+
+/// The longest path that `sockaddr_un` holds, its closing NUL apart.
+const UNIX_PATH_MAX_BYTES: usize = 107;
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What an `Address` may be; also what its parser answers when it is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAnAddress;
+
+impl fmt::Display for NotAnAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "an IP address with a port from 1 to 65535 (127.0.0.1:80, [::1]:80), or unix:/path \
+             of at most {UNIX_PATH_MAX_BYTES} bytes"
+        )
+    }
+}
+
+impl std::error::Error for NotAnAddress {}
+
+impl FromStr for Address {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let fits = path.len() > 1 && path.len() <= UNIX_PATH_MAX_BYTES;
+            let plain = path.starts_with('/') && !path.contains('\0');
+            return if fits && plain {
+                Ok(Address::Unix(path.into()))
+            } else {
+                Err(NotAnAddress)
+            };
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Address::Ip(address)),
+            _ => Err(NotAnAddress),
+        }
+    }
+}

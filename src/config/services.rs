@@ -1,0 +1,136 @@
+//! `services`: where requests go, and how their endpoints are treated.
+
+use std::time::Duration;
+
+use super::errors::Path;
+use super::leaves::Check;
+use super::raw::{self, List, Named};
+use super::{Address, Balancer, Endpoint, NotAnAddress, Pool, Service, UpstreamTimeouts};
+
+const WEIGHT: u64 = 1;
+/// Enough to shift traffic by a tenth of a percent.
+const WEIGHT_MAX: u64 = 1_000;
+const DECAY_MS: u64 = 10_000;
+const CONNECT_MS: u64 = 1_000;
+const ATTEMPT_MS: u64 = 60_000;
+/// 0: no limit.
+const REQUEST_MS: u64 = 0;
+const EXPECT_TIMEOUT_MS: u64 = 1_000;
+const MAX_IDLE: u64 = 1_024;
+/// Below the 60 to 75 s after which most origins close, so that they rarely close first.
+const POOL_IDLE_MS: u64 = 30_000;
+
+pub(super) fn services(raw: &Named<raw::Service>, at: &Path, check: &mut Check) -> Vec<Service> {
+    if raw.0.is_empty() {
+        check.missing(
+            at,
+            "at least one service: a name, and below it its endpoints",
+        );
+    }
+    let service = |(name, raw): &(String, raw::Section<raw::Service>)| {
+        let at = at.key(name);
+        check.name(&at, name);
+        service(name, &raw.0, &at, check)
+    };
+    raw.0.iter().map(service).collect()
+}
+
+fn service(name: &str, raw: &raw::Service, at: &Path, check: &mut Check) -> Service {
+    Service {
+        name: name.to_owned(),
+        endpoints: endpoints(&raw.endpoints, &at.key("endpoints"), check),
+        balancer: balancer(&raw.balancer.0, &at.key("balancer"), check),
+        timeouts: timeouts(&raw.timeouts.0, &at.key("timeouts"), check),
+        pool: pool(&raw.pool.0, &at.key("pool"), check),
+    }
+}
+
+fn endpoints(raw: &List<raw::Endpoint>, at: &Path, check: &mut Check) -> Vec<Endpoint> {
+    let raw = raw.as_deref().unwrap_or_default();
+    if raw.is_empty() {
+        check.missing(at, "a list of at least one address");
+    }
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (i, raw) in raw.iter().enumerate() {
+        let (raw, at) = (&raw.0, at.index(i));
+        let weight_at = at.key("weight");
+        let weight = check.number(&weight_at, &raw.weight, WEIGHT, 1..=WEIGHT_MAX) as u32;
+        let Some(address) = address(raw, &at, check) else {
+            continue;
+        };
+        if endpoints.iter().any(|other| other.address == address) {
+            let wrong = format!("duplicate endpoint ({address})");
+            check.report.value(
+                &at,
+                wrong,
+                "each address once (a weight makes it count for more)",
+            );
+            continue;
+        }
+        endpoints.push(Endpoint { address, weight });
+    }
+    endpoints
+}
+
+fn address(raw: &raw::Endpoint, at: &Path, check: &mut Check) -> Option<Address> {
+    let key = at.key("address");
+    if raw.address.is_none() {
+        check.missing(&key, NotAnAddress);
+    }
+    let text = check.text(&key, &raw.address, NotAnAddress)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        check
+            .report
+            .value(&key, format!("bad address ({text:?})"), NotAnAddress);
+    }
+    address
+}
+
+fn balancer(raw: &raw::Balancer, at: &Path, check: &mut Check) -> Balancer {
+    let ewma = Balancer::Ewma {
+        decay: Duration::from_millis(DECAY_MS),
+    };
+    let kinds = [
+        ("ewma", &ewma),
+        ("least_loaded", &Balancer::LeastLoaded),
+        ("round_robin", &Balancer::RoundRobin),
+    ];
+    let kind = check.word(&at.key("kind"), &raw.kind, &ewma, &kinds);
+    let decay_at = at.key("decay_ms");
+    let decay = check.millis(&decay_at, &raw.decay_ms, DECAY_MS);
+    match kind {
+        Balancer::Ewma { .. } => Balancer::Ewma { decay },
+        other => {
+            if raw.decay_ms.is_some() {
+                let wrong = "this balancer has no decay".to_owned();
+                check
+                    .report
+                    .value(&decay_at, wrong, "decay_ms with kind: ewma alone");
+            }
+            other.clone()
+        }
+    }
+}
+
+fn timeouts(raw: &raw::ServiceTimeouts, at: &Path, check: &mut Check) -> UpstreamTimeouts {
+    let key = |name| at.key(name);
+    UpstreamTimeouts {
+        connect: check.millis(&key("connect_ms"), &raw.connect_ms, CONNECT_MS),
+        attempt: check.millis_or_none(&key("attempt_ms"), &raw.attempt_ms, ATTEMPT_MS),
+        request: check.millis_or_none(&key("request_ms"), &raw.request_ms, REQUEST_MS),
+        expect: check.millis(
+            &key("expect_timeout_ms"),
+            &raw.expect_timeout_ms,
+            EXPECT_TIMEOUT_MS,
+        ),
+    }
+}
+
+fn pool(raw: &raw::Pool, at: &Path, check: &mut Check) -> Pool {
+    let max_idle = check.number(&at.key("max_idle"), &raw.max_idle, MAX_IDLE, 1..=1_000_000);
+    Pool {
+        max_idle: max_idle as usize,
+        idle: check.millis(&at.key("idle_ms"), &raw.idle_ms, POOL_IDLE_MS),
+    }
+}

@@ -1,0 +1,556 @@
+//! What the sockets, timers and the driver of a ring share: the queues, the slots, the buffers.
+//!
+//! Invariants: a slot lives until the kernel has completed every operation that names it (`ops`),
+//! whoever else has gone; memory that an operation reads or writes is owned by its slot until
+//! then; there is at most one receive and one send per socket in the kernel.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{self, CancelBuilder, Fd};
+use io_uring::{IoUring, opcode, squeue};
+use socket2::SockAddr;
+
+use super::Settings;
+use super::buffers::{Chain, Group};
+use super::lease::Lease;
+use super::slots::{Key, Slots};
+use super::socket::{Chunk, End, Whose};
+use super::timer::Wheel;
+
+/// Which operation a completion belongs to; the top byte of its `user_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Op {
+    /// A receive into provided buffers, once or many times.
+    Receive = 1,
+    /// A receive into a lease.
+    Fill = 2,
+    Send = 3,
+    Connect = 4,
+    Accept = 5,
+    /// Shutdown and cancel: counted, and otherwise of no interest.
+    Control = 6,
+    /// A read of an eventfd.
+    Event = 7,
+    /// A close, or a cancel for a slot that counts no operations: nobody waits for it.
+    Close = 8,
+}
+
+impl Op {
+    pub(super) fn of(user_data: u64) -> Option<Op> {
+        use Op::*;
+        let ops = [Receive, Fill, Send, Connect, Accept, Control, Event, Close];
+        ops.into_iter().find(|op| *op as u64 == user_data >> 56)
+    }
+}
+
+pub(super) fn tag(op: Op, key: Key) -> u64 {
+    (op as u64) << 56 | key.pack()
+}
+
+/// Who is told of what happens on a slot.
+pub(super) enum Owner {
+    Task(Waker),
+    /// Idle in a pool: an event goes to the keeper.
+    Parked,
+    /// Dropped; the slot goes when its last operation completes.
+    Nobody,
+}
+
+/// Where a socket's receive stands.
+pub(super) enum Receive {
+    Idle,
+    Armed {
+        many: bool,
+        cancelling: bool,
+    },
+    /// Armed, found no buffer, and waits in line for one.
+    Starved {
+        many: bool,
+    },
+    Filling {
+        lease: Lease,
+        start: usize,
+    },
+    Filled {
+        lease: Lease,
+        start: usize,
+        len: usize,
+    },
+}
+
+/// Where a socket's sends stand. One is in the kernel, or they would overtake each other.
+pub(super) enum Sending {
+    Idle,
+    Flying {
+        chunk: Chunk,
+        waiting: Option<Chunk>,
+    },
+}
+
+impl Sending {
+    pub(super) fn has_lease(&self) -> bool {
+        match self {
+            Sending::Idle => false,
+            Sending::Flying { chunk, waiting } => {
+                matches!(chunk, Chunk::Lease { .. }) || matches!(waiting, Some(Chunk::Lease { .. }))
+            }
+        }
+    }
+}
+
+pub(super) struct SocketSlot {
+    pub(super) fd: RawFd,
+    /// Operations of this slot in the kernel or on their way there.
+    pub(super) ops: u16,
+    pub(super) whose: Whose,
+    pub(super) owner: Owner,
+    pub(super) receive: Receive,
+    pub(super) chain: Chain,
+    pub(super) end: End,
+    pub(super) sending: Sending,
+    pub(super) send_error: Option<i32>,
+    pub(super) wake_when_sent: bool,
+    /// The address that a connect reads, until it completes.
+    pub(super) connecting: Option<Box<SockAddr>>,
+}
+
+impl SocketSlot {
+    pub(super) fn new(fd: RawFd, whose: Whose, owner: Owner) -> SocketSlot {
+        SocketSlot {
+            fd,
+            ops: 0,
+            whose,
+            owner,
+            receive: Receive::Idle,
+            chain: Chain::EMPTY,
+            end: End::Open,
+            sending: Sending::Idle,
+            send_error: None,
+            wake_when_sent: false,
+            connecting: None,
+        }
+    }
+}
+
+pub(super) struct ListenerSlot {
+    pub(super) fd: RawFd,
+    pub(super) owner: Owner,
+    pub(super) armed: bool,
+    pub(super) accepted: VecDeque<RawFd>,
+    pub(super) error: Option<i32>,
+}
+
+pub(super) struct EventSlot {
+    pub(super) owner: Owner,
+    pub(super) armed: bool,
+    /// What the kernel reads the eventfd's count into.
+    pub(super) count: Box<u64>,
+}
+
+pub(super) enum Slot {
+    Socket(SocketSlot),
+    Listener(ListenerSlot),
+    Event(EventSlot),
+}
+
+struct TimerSlot {
+    waker: Waker,
+    fired: bool,
+}
+
+/// The driver's own figures since the ring was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub turns: u64,
+    pub enters: u64,
+    pub sqes: u64,
+    pub cqes: u64,
+    /// Completions whose slot had gone or changed hands.
+    pub stale: u64,
+    pub parked: Duration,
+    pub buffers_in_use: usize,
+    pub buffers_exhausted: u64,
+    pub leased_bytes: usize,
+    pub slots: usize,
+}
+
+pub(super) struct Core {
+    /// First, so that it is dropped first: what follows is memory that the kernel may write to.
+    pub(super) uring: IoUring,
+    pub(super) slots: Slots<Slot>,
+    pub(super) groups: [Group; 2],
+    /// Submissions that found the queue full.
+    pub(super) overflow: VecDeque<squeue::Entry>,
+    /// Sockets whose receive found no buffer, in order.
+    pub(super) starved: VecDeque<Key>,
+    disturbed: Vec<Key>,
+    keeper: Option<Waker>,
+    wheel: Wheel<TimerSlot>,
+    started: Instant,
+    pub(super) stats: Stats,
+}
+
+/// Completion queue entries for each submission queue entry.
+const CQ_FACTOR: u32 = 4;
+
+impl Core {
+    pub(super) fn new(settings: &Settings) -> io::Result<Core> {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(settings.entries.saturating_mul(CQ_FACTOR));
+        let uring: IoUring = builder.build(settings.entries)?;
+        let groups = [
+            Group::new(&uring, Whose::Client as u16, settings.head_buffers)?,
+            Group::new(&uring, Whose::Upstream as u16, settings.head_buffers)?,
+        ];
+        Ok(Core {
+            uring,
+            slots: Slots::new(),
+            groups,
+            overflow: VecDeque::new(),
+            starved: VecDeque::new(),
+            disturbed: Vec::new(),
+            keeper: None,
+            wheel: Wheel::new(0),
+            started: Instant::now(),
+            stats: Stats::default(),
+        })
+    }
+
+    pub(super) fn socket(&mut self, key: Key) -> Option<&mut SocketSlot> {
+        match self.slots.get_mut(key) {
+            Some(Slot::Socket(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
+    pub(super) fn listener(&mut self, key: Key) -> Option<&mut ListenerSlot> {
+        match self.slots.get_mut(key) {
+            Some(Slot::Listener(listener)) => Some(listener),
+            _ => None,
+        }
+    }
+
+    pub(super) fn event(&mut self, key: Key) -> Option<&mut EventSlot> {
+        match self.slots.get_mut(key) {
+            Some(Slot::Event(event)) => Some(event),
+            _ => None,
+        }
+    }
+
+    /// Queues an operation; the driver submits it at its next turn.
+    pub(super) fn push(&mut self, entry: squeue::Entry) {
+        self.stats.sqes += 1;
+        if !self.overflow.is_empty() {
+            self.overflow.push_back(entry);
+            return;
+        }
+        // SAFETY: whatever memory an entry points to is owned by the slot that it names, and a slot
+        // outlives its operations.
+        if unsafe { self.uring.submission().push(&entry) }.is_err() {
+            self.overflow.push_back(entry);
+        }
+    }
+
+    /// Arms a receive into provided buffers, unless one is armed or the stream has ended.
+    pub(super) fn receive(&mut self, key: Key, many: bool) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        if !matches!(socket.receive, Receive::Idle) || socket.end != End::Open {
+            return;
+        }
+        socket.receive = Receive::Armed {
+            many,
+            cancelling: false,
+        };
+        socket.ops += 1;
+        let (fd, group) = (Fd(socket.fd), socket.whose as u16);
+        let entry = match many {
+            true => opcode::RecvMulti::new(fd, group).build(),
+            false => opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(group)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+        };
+        self.push(entry.user_data(tag(Op::Receive, key)));
+    }
+
+    /// Takes back a receive; it is idle once its completion has come.
+    pub(super) fn stop_receiving(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        match &mut socket.receive {
+            Receive::Armed { cancelling, .. } if !*cancelling => *cancelling = true,
+            Receive::Starved { .. } => {
+                socket.receive = Receive::Idle;
+                self.starved.retain(|starved| *starved != key);
+                return;
+            }
+            _ => return,
+        }
+        socket.ops += 1;
+        let cancel = opcode::AsyncCancel::new(tag(Op::Receive, key)).build();
+        self.push(cancel.user_data(tag(Op::Control, key)));
+    }
+
+    pub(super) fn fill(&mut self, key: Key, mut lease: Lease, start: usize, len: usize) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        debug_assert!(matches!(socket.receive, Receive::Idle));
+        let len = len.min(lease.len() - start);
+        let memory = lease[start..].as_mut_ptr();
+        socket.receive = Receive::Filling { lease, start };
+        socket.ops += 1;
+        let entry = opcode::Recv::new(Fd(socket.fd), memory, len as u32).build();
+        self.push(entry.user_data(tag(Op::Fill, key)));
+    }
+
+    /// Sends a chunk after those before it.
+    pub(super) fn send(&mut self, key: Key, chunk: Chunk) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        if socket.send_error.is_some() || chunk.is_empty() {
+            return;
+        }
+        match &mut socket.sending {
+            Sending::Idle => {
+                socket.sending = Sending::Flying {
+                    chunk,
+                    waiting: None,
+                };
+                self.submit_send(key);
+            }
+            Sending::Flying {
+                waiting: Some(before),
+                ..
+            } => before.append(chunk),
+            Sending::Flying { waiting, .. } => *waiting = Some(chunk),
+        }
+    }
+
+    /// Puts the flying chunk of a socket into the kernel's hands.
+    pub(super) fn submit_send(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        let Sending::Flying { chunk, .. } = &socket.sending else {
+            return;
+        };
+        let (memory, len) = (chunk.as_ptr(), chunk.len() as u32);
+        socket.ops += 1;
+        let entry = opcode::Send::new(Fd(socket.fd), memory, len)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build();
+        self.push(entry.user_data(tag(Op::Send, key)));
+    }
+
+    pub(super) fn connect(&mut self, key: Key, address: SockAddr) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        let address = socket.connecting.insert(Box::new(address));
+        let (memory, len) = (address.as_ptr(), address.len());
+        socket.ops += 1;
+        let entry = opcode::Connect::new(Fd(socket.fd), memory.cast(), len).build();
+        self.push(entry.user_data(tag(Op::Connect, key)));
+    }
+
+    pub(super) fn shutdown(&mut self, key: Key, how: i32) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        socket.ops += 1;
+        let entry = opcode::Shutdown::new(Fd(socket.fd), how).build();
+        self.push(entry.user_data(tag(Op::Control, key)));
+    }
+
+    pub(super) fn accept(&mut self, key: Key) {
+        let Some(listener) = self.listener(key) else {
+            return;
+        };
+        if std::mem::replace(&mut listener.armed, true) {
+            return;
+        }
+        let entry = opcode::AcceptMulti::new(Fd(listener.fd))
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        self.push(entry.user_data(tag(Op::Accept, key)));
+    }
+
+    pub(super) fn stop_accepting(&mut self, key: Key) {
+        let cancel = opcode::AsyncCancel::new(tag(Op::Accept, key)).build();
+        self.push(cancel.user_data(tag(Op::Close, key)));
+    }
+
+    pub(super) fn stop_event(&mut self, key: Key) {
+        let cancel = opcode::AsyncCancel::new(tag(Op::Event, key)).build();
+        self.push(cancel.user_data(tag(Op::Close, key)));
+    }
+
+    pub(super) fn read_event(&mut self, key: Key, fd: RawFd) {
+        let Some(event) = self.event(key) else { return };
+        if std::mem::replace(&mut event.armed, true) {
+            return;
+        }
+        let memory = (&raw mut *event.count).cast::<u8>();
+        let entry = opcode::Read::new(Fd(fd), memory, 8).build();
+        self.push(entry.user_data(tag(Op::Event, key)));
+    }
+
+    /// The owner has gone. What is still in the kernel is taken back; the file descriptor is
+    /// closed when nothing is, since a close with operations in flight sends no FIN.
+    pub(super) fn abandon(&mut self, key: Key) {
+        let Some(Slot::Socket(socket)) = self.slots.get_mut(key) else {
+            return;
+        };
+        socket.owner = Owner::Nobody;
+        self.groups[socket.whose as usize].discard_chain(&mut socket.chain);
+        if let Receive::Starved { .. } = socket.receive {
+            socket.receive = Receive::Idle;
+            self.starved.retain(|starved| *starved != key);
+        }
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        if let Sending::Flying { waiting, .. } = &mut socket.sending {
+            *waiting = None;
+        }
+        if socket.ops == 0 {
+            self.close(key);
+            return;
+        }
+        socket.ops += 1;
+        let everything = CancelBuilder::fd(Fd(socket.fd)).all();
+        let entry = opcode::AsyncCancel2::new(everything).build();
+        self.push(entry.user_data(tag(Op::Control, key)));
+    }
+
+    /// Frees the slot of an orphan and closes its file descriptor.
+    pub(super) fn close(&mut self, key: Key) {
+        let Some(Slot::Socket(socket)) = self.slots.remove(key) else {
+            return;
+        };
+        debug_assert_eq!(socket.ops, 0);
+        self.close_fd(socket.fd, key);
+    }
+
+    pub(super) fn close_fd(&mut self, fd: RawFd, key: Key) {
+        let entry = opcode::Close::new(types::Fd(fd)).build();
+        self.push(entry.user_data(tag(Op::Close, key)));
+    }
+
+    /// Tells the keeper of an event on a parked socket.
+    pub(super) fn disturb(&mut self, key: Key) {
+        self.disturbed.push(key);
+        if let Some(keeper) = &self.keeper {
+            keeper.wake_by_ref();
+        }
+    }
+
+    pub(super) fn wake_owners(&mut self) {
+        for (_, slot) in self.slots.iter_mut() {
+            let owner = match slot {
+                Slot::Socket(socket) if socket.whose == Whose::Client => &socket.owner,
+                Slot::Listener(listener) => &listener.owner,
+                Slot::Socket(_) | Slot::Event(_) => continue,
+            };
+            if let Owner::Task(waker) = owner {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    pub(super) fn take_disturbed(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.disturbed)
+    }
+
+    pub(super) fn set_keeper(&mut self, waker: Waker) {
+        self.keeper = Some(waker);
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.wheel.now_ms()
+    }
+
+    /// Milliseconds until the next timer may fire.
+    pub(super) fn next_timer_ms(&self) -> Option<u64> {
+        self.wheel.next_ms()
+    }
+
+    /// Reads the clock and wakes whose deadline has come.
+    pub(super) fn advance_clock(&mut self) {
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        self.wheel.advance(now_ms, |timer| {
+            timer.fired = true;
+            timer.waker.wake_by_ref();
+        });
+    }
+
+    pub(super) fn add_timer(&mut self, waker: Waker) -> Key {
+        self.wheel.insert(TimerSlot {
+            waker,
+            fired: false,
+        })
+    }
+
+    pub(super) fn set_timer(&mut self, key: Key, deadline_ms: u64) {
+        self.wheel.set(key, deadline_ms);
+        if let Some(timer) = self.wheel.get_mut(key) {
+            timer.fired = false;
+        }
+    }
+
+    pub(super) fn has_fired(&mut self, key: Key) -> bool {
+        self.wheel.get_mut(key).is_some_and(|timer| timer.fired)
+    }
+
+    pub(super) fn remove_timer(&mut self, key: Key) {
+        self.wheel.remove(key);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            buffers_in_use: self.groups.iter().map(Group::in_use).sum(),
+            buffers_exhausted: self.groups.iter().map(|group| group.exhausted).sum(),
+            slots: self.slots.len(),
+            ..self.stats
+        }
+    }
+}
+
+impl Drop for Core {
+    /// The kernel must be done with our memory before it is freed: everything is cancelled and
+    /// waited for, and what is still open is closed.
+    fn drop(&mut self) {
+        let timeout = types::Timespec::new().sec(1);
+        let _ = self.uring.submitter().submit();
+        let _ = self
+            .uring
+            .submitter()
+            .register_sync_cancel(Some(timeout), CancelBuilder::any());
+        for (_, slot) in self.slots.iter_mut() {
+            let fds: &mut dyn Iterator<Item = RawFd> = match slot {
+                Slot::Socket(socket) => &mut std::iter::once(socket.fd),
+                Slot::Listener(listener) => &mut listener.accepted.drain(..),
+                Slot::Event(_) => &mut std::iter::empty(),
+            };
+            for fd in fds {
+                // SAFETY: the slot owned this descriptor and nobody closes it after us.
+                unsafe { libc::close(fd) };
+            }
+        }
+    }
+}

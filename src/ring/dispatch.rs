@@ -1,0 +1,248 @@
+//! Completions: what each says of its slot, and whom it wakes.
+//!
+//! A completion whose slot has gone or changed hands is counted and otherwise ignored, except
+//! that a buffer it brings goes back. Nothing here runs a task; waking only makes it runnable.
+
+use io_uring::cqueue;
+
+use super::buffers::Chain;
+use super::core::{Core, Op, Owner, Receive, Sending, Slot};
+use super::slots::Key;
+use super::socket::End;
+
+impl Core {
+    pub(super) fn dispatch(&mut self, completion: &cqueue::Entry) {
+        self.stats.cqes += 1;
+        let key = Key::unpack(completion.user_data());
+        let result = completion.result();
+        match Op::of(completion.user_data()) {
+            Some(Op::Receive) => self.received(key, completion),
+            Some(Op::Fill) => self.filled(key, result),
+            Some(Op::Send) => self.sent(key, result),
+            Some(Op::Connect) => self.connected(key, result),
+            Some(Op::Accept) => self.accepted(key, completion),
+            Some(Op::Control) => self.finish(key),
+            Some(Op::Event) => self.event_read(key),
+            Some(Op::Close) => {}
+            None => self.stats.stale += 1,
+        }
+    }
+
+    fn received(&mut self, key: Key, completion: &cqueue::Entry) {
+        let more = cqueue::more(completion.flags());
+        let buffer = cqueue::buffer_select(completion.flags());
+        let result = completion.result();
+        let Some(Slot::Socket(socket)) = self.slots.get_mut(key) else {
+            self.stats.stale += 1;
+            // Slots outlive their operations, so a group to return it to is not known here, and
+            // not needed: this does not happen.
+            debug_assert!(buffer.is_none(), "a receive outlived its slot");
+            return;
+        };
+        let group = &mut self.groups[socket.whose as usize];
+        let orphaned = matches!(socket.owner, Owner::Nobody);
+        if let Some(id) = buffer {
+            match result > 0 && !orphaned {
+                true => group.received(&mut socket.chain, id, result as usize),
+                false => group.discard(id),
+            }
+        }
+        let many = matches!(socket.receive, Receive::Armed { many: true, .. });
+        if !more {
+            socket.receive = Receive::Idle;
+        }
+        match -result {
+            _ if result > 0 => {}
+            0 => socket.end = End::Closed,
+            libc::ECANCELED | libc::EINTR => {}
+            libc::ENOBUFS if orphaned => {}
+            libc::ENOBUFS => {
+                socket.receive = Receive::Starved { many };
+                socket.ops -= 1;
+                group.ran_out();
+                self.starved.push_back(key);
+                return;
+            }
+            error => socket.end = End::Failed(error),
+        }
+        if more {
+            self.tell(key);
+        } else {
+            self.finish(key);
+        }
+    }
+
+    fn filled(&mut self, key: Key, result: i32) {
+        let Some(socket) = self.socket(key) else {
+            self.stats.stale += 1;
+            return;
+        };
+        if let Receive::Filling { lease, start } =
+            std::mem::replace(&mut socket.receive, Receive::Idle)
+        {
+            match result {
+                1.. => {
+                    socket.receive = Receive::Filled {
+                        lease,
+                        start,
+                        len: result as usize,
+                    }
+                }
+                0 => socket.end = End::Closed,
+                _ if [libc::ECANCELED, libc::EINTR].contains(&-result) => {}
+                _ => socket.end = End::Failed(-result),
+            }
+        }
+        self.finish(key);
+    }
+
+    fn sent(&mut self, key: Key, result: i32) {
+        let Some(socket) = self.socket(key) else {
+            self.stats.stale += 1;
+            return;
+        };
+        let orphaned = matches!(socket.owner, Owner::Nobody);
+        if let Sending::Flying { mut chunk, waiting } =
+            std::mem::replace(&mut socket.sending, Sending::Idle)
+        {
+            chunk.advance(result.max(0) as usize);
+            if result < 0 {
+                socket.send_error = Some(-result);
+            } else if !chunk.is_empty() && !orphaned {
+                socket.sending = Sending::Flying { chunk, waiting };
+            } else if let Some(chunk) = waiting {
+                socket.sending = Sending::Flying {
+                    chunk,
+                    waiting: None,
+                };
+            }
+        }
+        let failed = socket.send_error.is_some();
+        let wake = failed || socket.wake_when_sent;
+        let again = matches!(socket.sending, Sending::Flying { .. });
+        if again {
+            self.submit_send(key);
+        }
+        match wake {
+            true => self.finish(key),
+            false => self.settle(key),
+        }
+    }
+
+    fn connected(&mut self, key: Key, result: i32) {
+        let Some(socket) = self.socket(key) else {
+            self.stats.stale += 1;
+            return;
+        };
+        socket.connecting = None;
+        if result < 0 {
+            socket.end = End::Failed(-result);
+        }
+        self.finish(key);
+    }
+
+    fn accepted(&mut self, key: Key, completion: &cqueue::Entry) {
+        let result = completion.result();
+        let Some(listener) = self.listener(key) else {
+            self.stats.stale += 1;
+            if result >= 0 {
+                self.close_fd(result, key);
+            }
+            return;
+        };
+        listener.armed = cqueue::more(completion.flags());
+        match result {
+            0.. => listener.accepted.push_back(result),
+            _ => listener.error = Some(-result),
+        }
+        let ended = !listener.armed && matches!(listener.owner, Owner::Nobody);
+        if let Owner::Task(waker) = &listener.owner {
+            waker.wake_by_ref();
+        }
+        if ended {
+            self.remove_listener(key);
+        }
+    }
+
+    pub(super) fn remove_listener(&mut self, key: Key) {
+        let Some(Slot::Listener(listener)) = self.slots.remove(key) else {
+            return;
+        };
+        for fd in listener.accepted {
+            self.close_fd(fd, key);
+        }
+        self.close_fd(listener.fd, key);
+    }
+
+    fn event_read(&mut self, key: Key) {
+        let Some(event) = self.event(key) else {
+            self.stats.stale += 1;
+            return;
+        };
+        event.armed = false;
+        match &event.owner {
+            Owner::Task(waker) => waker.wake_by_ref(),
+            _ => drop(self.slots.remove(key)),
+        }
+    }
+
+    /// One operation of a socket has completed: its owner is told, or the orphan goes.
+    fn finish(&mut self, key: Key) {
+        self.tell(key);
+        self.settle(key);
+    }
+
+    fn settle(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        socket.ops -= 1;
+        if socket.ops == 0 && matches!(socket.owner, Owner::Nobody) {
+            let mut chain = std::mem::replace(&mut socket.chain, Chain::EMPTY);
+            let whose = socket.whose as usize;
+            self.groups[whose].discard_chain(&mut chain);
+            self.close(key);
+        }
+    }
+
+    fn tell(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else {
+            return;
+        };
+        match &socket.owner {
+            Owner::Task(waker) => waker.wake_by_ref(),
+            Owner::Parked => {
+                if socket.end != End::Open || !socket.chain.is_empty() {
+                    self.disturb(key);
+                }
+            }
+            Owner::Nobody => {}
+        }
+    }
+
+    /// Arms again what found no buffer, as far as there are buffers now.
+    pub(super) fn feed_starved(&mut self) {
+        self.groups.iter_mut().for_each(|group| group.refill());
+        // No more than there are buffers, or most would be back here after a turn in vain.
+        let mut posted = [self.groups[0].posted(), self.groups[1].posted()];
+        for _ in 0..self.starved.len() {
+            let Some(key) = self.starved.pop_front() else {
+                return;
+            };
+            let Some(Slot::Socket(socket)) = self.slots.get_mut(key) else {
+                continue;
+            };
+            let Receive::Starved { many } = socket.receive else {
+                continue;
+            };
+            let posted = &mut posted[socket.whose as usize];
+            if *posted == 0 {
+                self.starved.push_back(key);
+                continue;
+            }
+            *posted -= 1;
+            socket.receive = Receive::Idle;
+            self.receive(key, many);
+        }
+    }
+}

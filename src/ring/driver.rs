@@ -1,0 +1,122 @@
+//! The driver: the one task that talks to the kernel.
+//!
+//! A turn submits what is queued, waits for a completion if nobody is runnable, dispatches what
+//! came, and lets the woken tasks run: they were queued before the driver queues itself again, so
+//! when its next turn comes they have all run once. One `io_uring_enter` a turn, none in vain.
+//!
+//! **The core parks in this ring's enter, not in glommio's.** So everything that can make a task
+//! of this shard runnable must come from this ring: its sockets, timers and mailboxes, or a wake
+//! through `Ring::wake` and `Ring::spawn`. Never glommio's own reactor (its sockets, timers,
+//! `spawn_blocking`), nor a waker called from another thread: a parked core would not see it.
+//! A slip costs at most `PARK_MS`.
+
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use io_uring::cqueue;
+use io_uring::types::{SubmitArgs, Timespec};
+
+use super::core::Core;
+use super::{Ring, Settings};
+
+/// The longest that a core parks whatever it believes.
+const PARK_MS: u64 = 100;
+/// Flags of `io_uring_enter(2)`.
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 8;
+
+impl Ring {
+    /// Runs the ring until `stop`. The shard's main task.
+    pub async fn drive(&self, settings: &Settings) {
+        let mut scratch = Vec::with_capacity(1024);
+        while !self.inner.stopped.get() {
+            self.turn(settings.spin, &mut scratch);
+            self.inner.runnable.set(false);
+            yield_once().await;
+        }
+    }
+
+    fn turn(&self, spin: Duration, scratch: &mut Vec<cqueue::Entry>) {
+        let mut core = self.inner.core.borrow_mut();
+        core.stats.turns += 1;
+        core.feed_starved();
+        core.submit_overflow();
+        let idle = !self.inner.runnable.get() && !self.inner.leases.take_woke();
+        if idle && spin > Duration::ZERO {
+            core.spin(spin);
+        }
+        let park_ms = match idle && core.uring.completion().is_empty() {
+            true => core.next_timer_ms().map_or(PARK_MS, |ms| ms.min(PARK_MS)),
+            false => 0,
+        };
+        core.enter(park_ms);
+        core.advance_clock();
+        // The head of the queue is published before anything is submitted again, or the kernel
+        // would return early from each enter (facts/ring.md).
+        scratch.clear();
+        scratch.extend(core.uring.completion());
+        for completion in scratch.iter() {
+            core.dispatch(completion);
+        }
+    }
+}
+
+impl Core {
+    /// Moves what did not fit into the queue, entering the kernel each time that it is full.
+    fn submit_overflow(&mut self) {
+        while let Some(entry) = self.overflow.pop_front() {
+            // SAFETY: as in `Core::push`.
+            if unsafe { self.uring.submission().push(&entry) }.is_err() {
+                self.overflow.push_front(entry);
+                self.enter(0);
+            }
+        }
+    }
+
+    fn spin(&mut self, spin: Duration) {
+        let started = Instant::now();
+        while self.uring.completion().is_empty() && started.elapsed() < spin {
+            self.enter(0);
+        }
+    }
+
+    /// Submits what is queued, and waits up to `park_ms` for a completion.
+    fn enter(&mut self, park_ms: u64) {
+        self.stats.enters += 1;
+        let queued = self.uring.submission().len() as u32;
+        let timeout = Timespec::new()
+            .sec(park_ms / 1_000)
+            .nsec((park_ms % 1_000) as u32 * 1_000_000);
+        let arguments = SubmitArgs::new().timespec(&timeout);
+        let parked = (park_ms > 0).then(Instant::now);
+        let wanted = u32::from(park_ms > 0);
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
+        // SAFETY: the arguments are those that the flags announce, and live until the call returns.
+        let entered = unsafe {
+            self.uring
+                .submitter()
+                .enter(queued, wanted, flags, Some(&arguments))
+        };
+        if let Some(parked) = parked {
+            self.stats.parked += parked.elapsed();
+        }
+        match entered.map_err(|error| error.raw_os_error()) {
+            // EBUSY and EAGAIN: the kernel wants its completions reaped first, which comes next.
+            Ok(_) | Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
+            Err(error) => panic!("io_uring_enter failed with {error:?}: the ring is broken"),
+        }
+    }
+}
+
+/// Lets every task that is runnable now run once.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| match std::mem::replace(&mut yielded, true) {
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        true => Poll::Ready(()),
+    })
+    .await
+}

@@ -1,0 +1,98 @@
+//! A listening socket: one multishot accept, re-armed when the kernel ends it.
+
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::task::Waker;
+
+use super::Ring;
+use super::core::{ListenerSlot, Owner, Slot};
+use super::slots::Key;
+
+/// What `Listener::accept` found.
+pub enum Accepted {
+    Connection(OwnedFd),
+    /// Nothing now; the owner is woken when there is.
+    Nothing,
+    /// Accepting failed and has stopped; an errno. `resume` starts it again: at once where the
+    /// connection is to blame, after a pause where the process is (EMFILE, ENFILE, ENOMEM).
+    Stopped(i32),
+}
+
+pub struct Listener {
+    key: Key,
+    ring: Ring,
+}
+
+impl Listener {
+    /// Takes over a listening socket and begins to accept.
+    pub fn new(ring: &Ring, fd: impl IntoRawFd, owner: Waker) -> Listener {
+        let slot = ListenerSlot {
+            fd: fd.into_raw_fd(),
+            owner: Owner::Task(owner),
+            armed: false,
+            accepted: Default::default(),
+            error: None,
+        };
+        let mut core = ring.inner.core.borrow_mut();
+        let key = core.slots.insert(Slot::Listener(slot));
+        core.accept(key);
+        drop(core);
+        Listener {
+            key,
+            ring: ring.clone(),
+        }
+    }
+
+    pub fn accept(&self) -> Accepted {
+        let mut core = self.ring.inner.core.borrow_mut();
+        let Some(listener) = core.listener(self.key) else {
+            return Accepted::Nothing;
+        };
+        if let Some(fd) = listener.accepted.pop_front() {
+            // SAFETY: the kernel has just handed us this descriptor, and it is in no other place.
+            return Accepted::Connection(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        if let Some(error) = listener.error.take() {
+            return Accepted::Stopped(error);
+        }
+        core.accept(self.key);
+        Accepted::Nothing
+    }
+
+    /// Whether nothing waits in the kernel's queue.
+    pub fn is_empty(&self) -> bool {
+        let mut core = self.ring.inner.core.borrow_mut();
+        let Some(listener) = core.listener(self.key) else {
+            return true;
+        };
+        let mut poll = libc::pollfd {
+            fd: listener.fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd that lives until the call returns; a timeout of 0 does not block.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        ready <= 0 && listener.accepted.is_empty()
+    }
+
+    /// Accepts again after `Stopped`.
+    pub fn resume(&self) {
+        self.ring.inner.core.borrow_mut().accept(self.key);
+    }
+}
+
+impl Drop for Listener {
+    /// Closes the listening socket. What is queued on it is reset by the kernel: a listener that
+    /// goes is to be accepted empty first.
+    fn drop(&mut self) {
+        let mut core = self.ring.inner.core.borrow_mut();
+        let key = self.key;
+        let Some(listener) = core.listener(key) else {
+            return;
+        };
+        listener.owner = Owner::Nobody;
+        match listener.armed {
+            true => core.stop_accepting(key),
+            false => core.remove_listener(key),
+        }
+    }
+}

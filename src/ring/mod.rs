@@ -1,0 +1,246 @@
+//! The companion ring: one io_uring per shard, on which every socket, timer and mailbox lives.
+//!
+//! glommio runs the tasks; this ring does their I/O, because glommio's own sockets cost more than
+//! twice as much (DESIGN section 1). A task owns sockets. It tells a socket what it wants (receive
+//! pieces, fill this buffer, send that chunk), waits once for all of its sockets, and looks at what
+//! has come of it when it is woken. Operations belong to the socket and not to a future, so there
+//! is nothing to cancel when a task changes its mind, and a socket that is dropped with operations
+//! in flight lives on as an orphan until the last of them has completed.
+//!
+//! In reading order: `slots` (keys that go stale), `buffers` (provided buffers), `lease` (a
+//! stream's own buffers), `timer` (the wheel), `core` (the state that they share), `dispatch`
+//! (completions), `socket`, `listener`, `mailbox` (what a task holds), `driver` (the turn),
+//! `probe` (what the kernel must have).
+//!
+//! This is the only module of the project with `unsafe` in it. It knows nothing of HTTP.
+#![allow(unsafe_code)]
+
+mod buffers;
+mod core;
+mod dispatch;
+mod driver;
+mod lease;
+mod listener;
+mod mailbox;
+mod probe;
+mod slots;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+pub use self::buffers::PIECE_BYTES;
+pub use self::core::Stats;
+pub use self::lease::{Charge, Lease, Waiting};
+pub use self::listener::{Accepted, Listener};
+pub use self::mailbox::{Mailbox, MailboxFull, MailboxSender, OpenMailbox, mailbox};
+pub use self::probe::{Unsupported, probe, register_membarrier};
+pub use self::slots::Key;
+pub use self::socket::{Chunk, End, Piece, Progress, Socket, Whose};
+
+use self::core::Core;
+use self::lease::Leases;
+
+/// What a shard gives its ring; the operator's keys under `runtime.shard`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Submission queue entries. The completion queue has four times as many, since a multishot
+    /// receive completes more often than it is submitted.
+    pub entries: u32,
+    /// Provided buffers of `PIECE_BYTES`, for clients and for upstreams each.
+    pub head_buffers: u16,
+    /// What bodies and partial heads may hold in all.
+    pub max_buffered_bytes: usize,
+    /// How long a turn that brought nothing polls before it parks.
+    pub spin: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            entries: 4096,
+            head_buffers: 4096,
+            max_buffered_bytes: 64 << 20,
+            spin: Duration::ZERO,
+        }
+    }
+}
+
+struct Inner {
+    core: RefCell<Core>,
+    leases: Rc<Leases>,
+    /// A task has made another one runnable since the driver last let them run: do not park.
+    runnable: Cell<bool>,
+    stopped: Cell<bool>,
+    /// Heap buffers for heads, to be used again.
+    spare: RefCell<Vec<Vec<u8>>>,
+}
+
+/// Spare buffers kept, and the largest that is worth keeping.
+const SPARE_BUFFERS: usize = 256;
+const SPARE_BYTES: usize = 16 << 10;
+
+/// A handle to the shard's ring. Cheap to clone; never leaves its thread.
+#[derive(Clone)]
+pub struct Ring {
+    inner: Rc<Inner>,
+}
+
+impl Ring {
+    pub fn new(settings: &Settings) -> io::Result<Ring> {
+        Ok(Ring {
+            inner: Rc::new(Inner {
+                core: RefCell::new(Core::new(settings)?),
+                leases: Leases::new(settings.max_buffered_bytes),
+                runnable: Cell::new(false),
+                stopped: Cell::new(false),
+                spare: RefCell::default(),
+            }),
+        })
+    }
+
+    /// The driver's clock: when this turn began, since the ring was made. For deadlines, not for
+    /// latencies.
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.inner.core.borrow().now_ms())
+    }
+
+    /// Wakes a task of this shard. Whoever wakes a task in any other way lets the core park on it.
+    pub fn wake(&self, waker: &Waker) {
+        self.inner.runnable.set(true);
+        waker.wake_by_ref();
+    }
+
+    /// Wakes the owner of every client socket and listener: something changed for all of them.
+    pub fn wake_all(&self) {
+        self.inner.runnable.set(true);
+        self.inner.core.borrow_mut().wake_owners();
+    }
+
+    /// Starts a task on this shard.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.inner.runnable.set(true);
+        // The handle is never polled: a polled and dropped handle leaks its waker (facts/glommio.md).
+        drop(glommio::spawn_local(task).detach());
+    }
+
+    /// A timer of the calling task's.
+    pub fn timer(&self, waker: Waker) -> Timer {
+        Timer {
+            key: self.inner.core.borrow_mut().add_timer(waker),
+            ring: self.clone(),
+        }
+    }
+
+    /// A large buffer, or `None` while the budget is used up; then `wait_for_lease`.
+    pub fn lease(&self, wanted_bytes: usize) -> Option<Lease> {
+        self.inner.leases.lease(wanted_bytes)
+    }
+
+    pub fn wait_for_lease(&self, waker: Waker) -> Waiting {
+        self.inner.leases.wait(waker)
+    }
+
+    pub fn charge(&self) -> Charge {
+        self.inner.leases.charge()
+    }
+
+    /// An empty heap buffer, used before if there is one.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.inner
+            .spare
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(1024))
+    }
+
+    pub fn recycle(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.inner.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS && (1..=SPARE_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+
+    /// Names the task that hears of events on parked sockets (`Socket::park`).
+    pub fn set_keeper(&self, waker: Waker) {
+        self.inner.core.borrow_mut().set_keeper(waker);
+    }
+
+    /// The parked sockets on which something has happened: closed by the peer, or bytes nobody
+    /// asked for.
+    pub fn take_disturbed(&self) -> Vec<Key> {
+        self.inner.core.borrow_mut().take_disturbed()
+    }
+
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.inner.core.borrow().stats();
+        stats.leased_bytes = self.inner.leases.used_bytes();
+        stats
+    }
+
+    /// Ends `drive` after this turn.
+    pub fn stop(&self) {
+        self.inner.stopped.set(true);
+        self.inner.runnable.set(true);
+    }
+}
+
+/// One deadline of one task's. Setting it later is a store.
+pub struct Timer {
+    key: Key,
+    ring: Ring,
+}
+
+impl Timer {
+    pub fn set(&self, deadline: Duration) {
+        // Rounded up: a deadline never fires early.
+        let deadline_ms = deadline.as_micros().div_ceil(1_000) as u64;
+        self.ring
+            .inner
+            .core
+            .borrow_mut()
+            .set_timer(self.key, deadline_ms);
+    }
+
+    pub fn clear(&self) {
+        self.ring
+            .inner
+            .core
+            .borrow_mut()
+            .set_timer(self.key, timer::NEVER_MS);
+    }
+
+    /// Whether the deadline has passed since it was last set.
+    pub fn has_fired(&self) -> bool {
+        self.ring.inner.core.borrow_mut().has_fired(self.key)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.ring.inner.core.borrow_mut().remove_timer(self.key);
+    }
+}
+
+/// The waker of the calling task.
+pub async fn current_waker() -> Waker {
+    poll_fn(|context| Poll::Ready(context.waker().clone())).await
+}
+
+/// Waits until the task is woken by anything that it owns. May return for nothing.
+pub async fn wait() {
+    let mut waited = false;
+    poll_fn(|_| match std::mem::replace(&mut waited, true) {
+        false => Poll::Pending,
+        true => Poll::Ready(()),
+    })
+    .await
+}

@@ -1,0 +1,253 @@
+//! One attempt of an exchange: a connection to an endpoint, and the head of its answer.
+
+use std::io;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::exchange::{Exchange, Link};
+use super::pump::Pump;
+use super::transport::Transport;
+use super::upstream::{Load, Upstream};
+use crate::http::{Framing, Reason, Response, Version};
+use crate::http1::{
+    BodyError, FieldStorage, ResponseContext, ResponseParser, encode, outgoing_framing,
+};
+use crate::ring::{Chunk, End, Ring};
+
+pub(super) struct Attempt {
+    pub(super) endpoint: usize,
+    pub(super) transport: Transport,
+    pub(super) connecting: bool,
+    /// The connection came from the pool.
+    reused: bool,
+    /// Something of an answer has come.
+    heard: bool,
+    parser: ResponseParser,
+    load: Load,
+}
+
+/// What a look for the answer's head found.
+pub(super) enum Answered {
+    NotYet,
+    /// An interim answer was relayed, or withheld from a client that would not understand it.
+    Interim,
+    /// The final head has been sent on; `whole` with its whole body.
+    Head {
+        whole: bool,
+    },
+    /// A 101 that was asked for has been relayed.
+    Switched,
+    Failed(Reason),
+}
+
+impl Attempt {
+    pub(super) fn begin(
+        upstream: &Rc<Upstream>,
+        endpoint: usize,
+        fresh: bool,
+        now: Duration,
+        ring: &Ring,
+        waker: &Waker,
+    ) -> io::Result<Attempt> {
+        let pooled = match fresh {
+            true => None,
+            false => upstream.checkout(endpoint, waker),
+        };
+        let reused = pooled.is_some();
+        let transport = match pooled {
+            Some(transport) => transport,
+            None => upstream.connect(endpoint, ring, waker)?,
+        };
+        Ok(Attempt {
+            endpoint,
+            transport,
+            connecting: !reused,
+            reused,
+            heard: false,
+            parser: ResponseParser::default(),
+            load: Load::new(upstream, endpoint, now),
+        })
+    }
+
+    /// Whether the connection is there: `None` while it is not known.
+    pub(super) fn connected(&mut self) -> Option<Result<(), Reason>> {
+        let progress = self.transport.progress();
+        if progress.connecting {
+            return None;
+        }
+        self.connecting = false;
+        Some(match progress.end {
+            End::Open | End::Closed => Ok(()),
+            End::Failed(libc::ECONNREFUSED | libc::ENOENT) => Err(Reason::ConnectRefused),
+            End::Failed(libc::ETIMEDOUT) => Err(Reason::ConnectTimeout),
+            End::Failed(_) => Err(Reason::ConnectFailed),
+        })
+    }
+
+    /// What it means that the connection ended before an answer's head.
+    fn lost(&self) -> Reason {
+        match self.reused && !self.heard {
+            true => Reason::ReusedClosed,
+            false => Reason::UpstreamReset,
+        }
+    }
+}
+
+/// A head that was parsed, and what became of it.
+enum Head {
+    Partial,
+    Interim {
+        is_continue: bool,
+    },
+    Final {
+        persistent: bool,
+        close: bool,
+        download: Pump,
+    },
+    Switched,
+    Refused(Reason),
+}
+
+impl Exchange {
+    /// Looks for the answer's head, and sends on what it finds.
+    pub(super) fn read_answer(&mut self, client: &mut Transport, link: &Link<'_>) -> Answered {
+        while self
+            .attempt
+            .as_ref()
+            .is_some_and(|attempt| attempt.transport.has_input())
+        {
+            let mut out = link.context.ring.buffer();
+            let head = self.parse_answer(&mut out, link);
+            client.send(Chunk::heap(out));
+            let Some(attempt) = &mut self.attempt else {
+                return Answered::NotYet;
+            };
+            match head {
+                Head::Refused(reason) => return Answered::Failed(reason),
+                Head::Switched => return Answered::Switched,
+                Head::Interim { is_continue } => {
+                    self.expects &= !is_continue;
+                    return Answered::Interim;
+                }
+                Head::Final {
+                    persistent,
+                    close,
+                    download,
+                } => {
+                    attempt.load.answered(link.context.clock());
+                    self.upstream
+                        .answered(attempt.endpoint, download.is_ended());
+                    self.rules.response_begun(persistent);
+                    if close {
+                        self.rules.client_spent();
+                    }
+                    self.download = download;
+                    return Answered::Head {
+                        whole: self.download.is_ended(),
+                    };
+                }
+                Head::Partial if attempt.transport.progress().has_piece => {}
+                Head::Partial => break,
+            }
+        }
+        let Some(attempt) = &self.attempt else {
+            return Answered::NotYet;
+        };
+        let progress = attempt.transport.progress();
+        if progress.end != End::Open {
+            return Answered::Failed(attempt.lost());
+        }
+        attempt.transport.socket().receive(false);
+        Answered::NotYet
+    }
+
+    /// Parses what has come, and writes what the client is to get of it.
+    fn parse_answer(&mut self, out: &mut Vec<u8>, link: &Link<'_>) -> Head {
+        let rules = self.rules;
+        let asks_upgrade = self.asks_upgrade;
+        let Some(attempt) = &mut self.attempt else {
+            return Head::Partial;
+        };
+        attempt.heard = true;
+        let parser = &mut attempt.parser;
+        attempt.transport.with_input(|bytes| {
+            let mut storage = FieldStorage::new();
+            let (head, framing, consumed) = match parser.parse(bytes, &mut storage, rules.method) {
+                Err(reason) => return (bytes.len(), Head::Refused(reason)),
+                Ok(None) => return (0, Head::Partial),
+                Ok(Some((response, consumed))) => {
+                    let framing = response.facts.framing;
+                    (
+                        write_head(out, &response, &rules, asks_upgrade, link),
+                        framing,
+                        consumed,
+                    )
+                }
+            };
+            let Head::Final {
+                persistent,
+                close,
+                mut download,
+            } = head
+            else {
+                return (consumed, head);
+            };
+            let persistent = persistent && framing != Framing::UntilClose;
+            match download.take(&mut bytes[consumed..], out) {
+                Ok(taken) => (
+                    consumed + taken,
+                    Head::Final {
+                        persistent,
+                        close,
+                        download,
+                    },
+                ),
+                Err(BodyError::TooLarge) => (bytes.len(), Head::Refused(Reason::ResponseTooLarge)),
+                Err(_) => {
+                    // Nothing of this answer has been sent yet, so it can still be refused whole.
+                    out.clear();
+                    (bytes.len(), Head::Refused(Reason::BadResponse))
+                }
+            }
+        })
+    }
+}
+
+fn write_head(
+    out: &mut Vec<u8>,
+    response: &Response<'_, '_>,
+    rules: &crate::http::Exchange,
+    asks_upgrade: bool,
+    link: &Link<'_>,
+) -> Head {
+    if response.facts.is_interim {
+        // RFC 9110 section 15.2: a client that speaks 1.0 does not know interim answers.
+        if rules.client_version == Version::Http11 {
+            encode::interim(out, response);
+        }
+        return Head::Interim {
+            is_continue: response.status == 100,
+        };
+    }
+    if response.status == 101 && !asks_upgrade {
+        return Head::Refused(Reason::BadResponse);
+    }
+    let (framing, must_close) = outgoing_framing(response.facts.framing, rules.client_version);
+    let close = must_close || !rules.client_is_persistent() || link.context.is_closing();
+    let context = ResponseContext {
+        client_version: rules.client_version,
+        close: close && response.status != 101,
+        rules: &link.router.rules,
+    };
+    encode::response(out, response, framing, &context);
+    encode::end(out);
+    if response.status == 101 {
+        return Head::Switched;
+    }
+    Head::Final {
+        persistent: response.facts.persistent,
+        close,
+        download: Pump::new(response.facts.framing, framing, None),
+    }
+}

@@ -1,0 +1,449 @@
+//! One client connection: a task that reads heads, runs an exchange for each, and closes well.
+//!
+//! ```text
+//!           head complete                 101
+//!   Idle ------------------> Exchanging ------> Tunnel
+//!    ^ \                       |   |              |
+//!    |  \ refused     answered |   | last answer  | both ends done
+//!    |   \---------------------|---+--------------+--> Closing --> gone
+//!    +-------------------------+
+//! ```
+//!
+//! The task waits at one place only, for whatever it owns; every step before that is plain code on
+//! this state. While idle it holds no buffer.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::context::{Context, Hold, Router};
+use super::exchange::{Exchange, Link, Turn};
+use super::transport::Transport;
+use super::tunnel::Tunnel;
+use crate::http::{Framing, Method, Peer, PeerText, Reason, Request};
+use crate::http1::{FieldStorage, RequestParser, encode};
+use crate::ring::{self, Chunk, End, Socket, Timer, Whose};
+
+/// What is read and discarded of a client that is being closed (RFC 9112 section 9.6).
+const MAX_LINGER_BYTES: usize = 1 << 20;
+/// Exchanges kept for use by the next request of any connection of the shard.
+const SPARE_EXCHANGES: usize = 64;
+
+enum State {
+    /// Between requests, or within a head.
+    Idle,
+    Exchanging(Box<Exchange>),
+    Tunnel(Box<Tunnel>),
+    /// The last answer is on its way, or we have half-closed and wait for the client's end.
+    Closing {
+        half_closed: bool,
+        discarded_bytes: usize,
+    },
+    Gone,
+}
+
+/// What the timer is set for while idle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    Unset,
+    Request,
+    RestOfHead,
+    DrainsEnd,
+}
+
+pub(super) struct Connection {
+    context: Rc<Context>,
+    router: Rc<Router>,
+    client: Transport,
+    waker: Waker,
+    timer: Timer,
+    peer: PeerText,
+    parser: RequestParser,
+    awaits: Awaits,
+    state: State,
+    _hold: Hold,
+}
+
+/// What the head of a request came to.
+enum Head {
+    Partial,
+    Exchange(Box<Exchange>),
+    /// Answered here, by what is in the buffer.
+    Local {
+        answer: Vec<u8>,
+        close: bool,
+    },
+    Refused {
+        reason: Reason,
+        close: bool,
+        head_only: bool,
+    },
+}
+
+impl Connection {
+    /// Serves a client until it or we have had enough.
+    pub(super) async fn serve(context: Rc<Context>, router: Rc<Router>, fd: OwnedFd, hold: Hold) {
+        let mut connection =
+            Connection::new(context, router, fd, hold, ring::current_waker().await);
+        while connection.step() {
+            ring::wait().await;
+        }
+    }
+
+    /// Tells a client that the shard is full.
+    pub(super) async fn refuse(context: Rc<Context>, router: Rc<Router>, fd: OwnedFd, hold: Hold) {
+        let mut connection =
+            Connection::new(context, router, fd, hold, ring::current_waker().await);
+        connection.answer(Reason::Overloaded, true, false);
+        while connection.step() {
+            ring::wait().await;
+        }
+    }
+
+    fn new(
+        context: Rc<Context>,
+        router: Rc<Router>,
+        fd: OwnedFd,
+        hold: Hold,
+        waker: Waker,
+    ) -> Connection {
+        let socket = Socket::adopt(&context.ring, fd, Whose::Client, waker.clone());
+        let address = socket.peer_address();
+        let peer = Peer {
+            ip: address.map(|address| address.ip()),
+            port: address.map_or(0, |address| address.port()),
+        };
+        Connection {
+            client: Transport::new(&context.ring, socket),
+            timer: context.ring.timer(waker.clone()),
+            waker,
+            peer: PeerText::new(peer),
+            parser: RequestParser::default(),
+            awaits: Awaits::Unset,
+            state: State::Idle,
+            context,
+            router,
+            _hold: hold,
+        }
+    }
+
+    /// Does what can be done now. `false`: the connection is over.
+    fn step(&mut self) -> bool {
+        loop {
+            let waits = match std::mem::replace(&mut self.state, State::Gone) {
+                State::Idle => self.idle(),
+                State::Exchanging(exchange) => self.exchange(exchange),
+                State::Tunnel(tunnel) => self.tunnel(tunnel),
+                State::Closing {
+                    half_closed,
+                    discarded_bytes,
+                } => self.close(half_closed, discarded_bytes),
+                State::Gone => return false,
+            };
+            if waits {
+                return true;
+            }
+        }
+    }
+
+    /// Reads a head. Returns whether the task is to wait, as all that follow.
+    fn idle(&mut self) -> bool {
+        self.state = State::Idle;
+        let progress = self.client.progress();
+        if progress.send_error.is_some() || matches!(progress.end, End::Failed(_)) {
+            return self.gone();
+        }
+        if self.timer.has_fired() && self.awaits != Awaits::Unset {
+            return self.idle_for_too_long();
+        }
+        // A client that does not take its answers gets no further ones made.
+        if !progress.can_send {
+            self.client.socket().wake_when_sent(true);
+            return true;
+        }
+        while self.client.has_input() {
+            match self.read_head() {
+                Head::Partial if self.client.progress().has_piece => {}
+                Head::Partial => break,
+                Head::Exchange(exchange) => {
+                    self.awaits = Awaits::Unset;
+                    self.state = State::Exchanging(exchange);
+                    return false;
+                }
+                Head::Local { answer, close } => {
+                    self.client.send(Chunk::heap(answer));
+                    return self.after_answer(close);
+                }
+                Head::Refused {
+                    reason,
+                    close,
+                    head_only,
+                } => {
+                    return self.answer(reason, close, head_only);
+                }
+            }
+        }
+        if self.client.progress().end != End::Open && !self.client.progress().has_piece {
+            return self.gone();
+        }
+        self.client.socket().receive(true);
+        self.await_request();
+        true
+    }
+
+    fn await_request(&mut self) {
+        let awaits = match (self.parser.begun(), self.context.drain()) {
+            (true, _) => Awaits::RestOfHead,
+            (false, Some(_)) if self.context.is_closing() => Awaits::DrainsEnd,
+            (false, _) => Awaits::Request,
+        };
+        if awaits == self.awaits {
+            return;
+        }
+        self.awaits = awaits;
+        let timeouts = &self.router.timeouts;
+        let after = match (awaits, self.context.drain()) {
+            (Awaits::RestOfHead, _) => timeouts.head,
+            (Awaits::DrainsEnd, Some(drain)) => {
+                // Spread, so that the clients of a whole process do not all come back at once.
+                drain
+                    .idle_close
+                    .mul_f64(self.context.rng.borrow_mut().unit())
+            }
+            _ => timeouts.idle,
+        };
+        self.timer.set(self.context.ring.now() + after);
+    }
+
+    fn idle_for_too_long(&mut self) -> bool {
+        match self.awaits {
+            Awaits::RestOfHead => self.answer(Reason::ClientTimeout, true, false),
+            _ => self.gone(),
+        }
+    }
+
+    /// Parses what came, and makes an exchange of it where that is possible.
+    fn read_head(&mut self) -> Head {
+        let link = Link {
+            context: &self.context,
+            router: &self.router,
+            waker: &self.waker,
+            timer: &self.timer,
+        };
+        let (parser, peer) = (&mut self.parser, &self.peer);
+        self.client.with_input(|bytes| {
+            let mut storage = FieldStorage::new();
+            let (head, consumed) = match parser.parse(bytes, &mut storage) {
+                Ok(None) => return (0, Head::Partial),
+                Ok(Some((request, consumed))) => (accept(&request, peer, &link), consumed),
+                Err(reason) => {
+                    return (
+                        bytes.len(),
+                        Head::Refused {
+                            reason,
+                            close: true,
+                            head_only: false,
+                        },
+                    );
+                }
+            };
+            let Head::Exchange(mut exchange) = head else {
+                return (consumed, head);
+            };
+            match exchange.inline_body(&mut bytes[consumed..]) {
+                Ok(taken) => (consumed + taken, Head::Exchange(exchange)),
+                Err(reason) => (
+                    bytes.len(),
+                    Head::Refused {
+                        reason,
+                        close: true,
+                        head_only: false,
+                    },
+                ),
+            }
+        })
+    }
+
+    fn exchange(&mut self, mut exchange: Box<Exchange>) -> bool {
+        let link = Link {
+            context: &self.context,
+            router: &self.router,
+            waker: &self.waker,
+            timer: &self.timer,
+        };
+        match exchange.step(&mut self.client, &link) {
+            Turn::Wait => {
+                self.state = State::Exchanging(exchange);
+                true
+            }
+            Turn::Done { close } => {
+                self.recycle(exchange);
+                self.after_answer(close)
+            }
+            Turn::Answer { reason, close } => {
+                let head_only = exchange.rules.method == Method::Head;
+                let service = &exchange.upstream.name;
+                tracing::debug!(service, reason = reason.label(), "answered here");
+                let close = close || self.context.is_closing();
+                self.recycle(exchange);
+                self.answer(reason, close, head_only)
+            }
+            Turn::Tunnel => {
+                let upstream = exchange.attempt.take().map(|attempt| attempt.transport);
+                self.recycle(exchange);
+                if let Some(upstream) = upstream {
+                    self.state = State::Tunnel(Box::new(Tunnel::new(upstream)));
+                }
+                false
+            }
+            Turn::Broken => self.reset(),
+            Turn::ClientGone => self.gone(),
+        }
+    }
+
+    fn tunnel(&mut self, mut tunnel: Box<Tunnel>) -> bool {
+        let link = Link {
+            context: &self.context,
+            router: &self.router,
+            waker: &self.waker,
+            timer: &self.timer,
+        };
+        match tunnel.step(&mut self.client, &link) {
+            Turn::Wait => {
+                self.state = State::Tunnel(tunnel);
+                true
+            }
+            Turn::Done { .. } => self.closing(true),
+            Turn::Broken | Turn::Answer { .. } => self.reset(),
+            Turn::ClientGone | Turn::Tunnel => self.gone(),
+        }
+    }
+
+    fn recycle(&self, mut exchange: Box<Exchange>) {
+        exchange.clear(&self.context);
+        let mut spare = self.context.spare.borrow_mut();
+        if spare.len() < SPARE_EXCHANGES {
+            spare.push(exchange);
+        }
+    }
+
+    /// Sends an answer of our own.
+    fn answer(&mut self, reason: Reason, close: bool, head_only: bool) -> bool {
+        let mut out = self.context.ring.buffer();
+        encode::error_response(&mut out, reason, close, head_only);
+        self.client.send(Chunk::heap(out));
+        self.after_answer(close)
+    }
+
+    fn after_answer(&mut self, close: bool) -> bool {
+        if close {
+            return self.closing(false);
+        }
+        self.client.socket().wake_when_sent(false);
+        self.awaits = Awaits::Unset;
+        self.state = State::Idle;
+        false
+    }
+
+    fn closing(&mut self, half_closed: bool) -> bool {
+        self.timer
+            .set(self.context.ring.now() + self.router.timeouts.stall);
+        self.client.socket().wake_when_sent(true);
+        self.state = State::Closing {
+            half_closed,
+            discarded_bytes: 0,
+        };
+        false
+    }
+
+    /// Half-closes once everything is out, then reads to the client's end: closing at once would
+    /// reset the connection, and an answer that the client has not read yet would be lost.
+    fn close(&mut self, mut half_closed: bool, mut discarded_bytes: usize) -> bool {
+        let progress = self.client.progress();
+        if progress.send_error.is_some() || self.timer.has_fired() {
+            return self.gone();
+        }
+        if progress.all_sent && !half_closed {
+            half_closed = true;
+            self.client.socket().shutdown_write();
+            self.timer
+                .set(self.context.ring.now() + self.router.timeouts.linger);
+        }
+        while self.client.has_input() {
+            discarded_bytes += self.client.with_input(|bytes| (bytes.len(), bytes.len()));
+        }
+        drop(self.client.take_filled());
+        if self.client.has_ended().is_some() && half_closed || discarded_bytes > MAX_LINGER_BYTES {
+            return self.gone();
+        }
+        self.client.socket().receive(true);
+        self.state = State::Closing {
+            half_closed,
+            discarded_bytes,
+        };
+        true
+    }
+
+    fn gone(&mut self) -> bool {
+        self.state = State::Gone;
+        false
+    }
+
+    fn reset(&mut self) -> bool {
+        self.client.socket().reset_on_close();
+        self.gone()
+    }
+}
+
+/// Where a request goes, or why it goes nowhere.
+fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
+    let (context, router) = (link.context, link.router);
+    let has_body =
+        request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
+    let close = !request.facts.persistent || has_body || context.is_closing();
+    let head_only = request.method == Method::Head;
+    let refused = |reason, close| Head::Refused {
+        reason,
+        close,
+        head_only,
+    };
+    if request.method == Method::Connect {
+        return refused(Reason::MethodNotAllowed, true);
+    }
+    if request.is_for_us() {
+        let mut answer = context.ring.buffer();
+        encode::local_answer(&mut answer, request, close);
+        return Head::Local { answer, close };
+    }
+    if let (Framing::Length(bytes), Some(max)) = (request.facts.framing, router.max_body_bytes)
+        && bytes > max
+    {
+        return refused(Reason::BodyTooLarge, true);
+    }
+    let service = match router.table.find(request.host, request.target.path) {
+        Err(_) => return refused(Reason::BadRequest, true),
+        Ok(None) => return refused(Reason::NoRoute, close),
+        Ok(Some(service)) => service,
+    };
+    let asks_upgrade = request.upgrade_token().is_some_and(|token| {
+        router
+            .upgrades
+            .iter()
+            .any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
+    });
+    let mut head = context.ring.buffer();
+    encode::request(&mut head, request, &router.rules, peer, asks_upgrade);
+    encode::end(&mut head);
+    let upstream = router.upstreams[service].clone();
+    let exchange = Exchange::new(request, upstream, asks_upgrade, head, link);
+    Head::Exchange(match context.spare.borrow_mut().pop() {
+        Some(mut spare) => {
+            *spare = exchange;
+            spare
+        }
+        None => Box::new(exchange),
+    })
+}
+
+/// How long a full shard's refusals may be in the way before they are dropped unheard.
+pub(super) const MAX_REFUSALS: usize = 1024;

@@ -1,0 +1,481 @@
+//! One request on its way: attempts, both bodies, deadlines.
+//!
+//! The connection steps the exchange whenever it is woken. Each step looks at both sockets, moves
+//! what can be moved and says what the connection is to do. What a failure or an end means is for
+//! `http::Exchange` to say; where bytes go is for the pumps; here is the order of things:
+//!
+//! 1. an endpoint is picked, and a pooled connection taken or a new one made;
+//! 2. the head goes out, with as much of the body as came with it;
+//! 3. the rest of the body follows, unless the client waits for 100 first;
+//! 4. interim answers are relayed, the answer's head is rewritten, its body follows;
+//! 5. when both messages have ended cleanly, the connection goes into the pool.
+
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::attempt::{Answered, Attempt};
+use super::context::{Context, Router};
+use super::pump::{Pump, Pumped};
+use super::transport::Transport;
+use super::upstream::Upstream;
+use crate::http::{self, Framing, Reason, Request, Verdict};
+use crate::http1::{BodyError, encode};
+use crate::ring::{Chunk, End, Timer};
+
+/// What of later requests is read while an earlier one is under way.
+const MAX_PIPELINED_BYTES: usize = 64 << 10;
+/// No deadline.
+const NEVER: Duration = Duration::MAX;
+
+/// What an exchange and a tunnel borrow from their connection for a step.
+pub(super) struct Link<'a> {
+    pub(super) context: &'a Rc<Context>,
+    pub(super) router: &'a Router,
+    pub(super) waker: &'a Waker,
+    pub(super) timer: &'a Timer,
+}
+
+/// What the connection is to do.
+pub(super) enum Turn {
+    Wait,
+    /// The answer has been handed over whole.
+    Done {
+        close: bool,
+    },
+    /// The client is to be answered from here.
+    Answer {
+        reason: Reason,
+        close: bool,
+    },
+    /// The client has a part of an answer and gets no more.
+    Broken,
+    ClientGone,
+    /// A 101 was relayed: bytes from here on.
+    Tunnel,
+}
+
+/// What the next deadline is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    New,
+    Connect,
+    /// The client waits for 100 before it sends its body.
+    Expect,
+    Upload,
+    /// The request is out; the answer's head is awaited.
+    Answer,
+    Download,
+}
+
+/// How one look at the attempt ended.
+enum Look {
+    Wait,
+    Again,
+    Failed(Reason),
+    Turn(Turn),
+}
+
+pub(super) struct Exchange {
+    pub(super) rules: http::Exchange,
+    pub(super) upstream: Rc<Upstream>,
+    pub(super) attempt: Option<Attempt>,
+    /// The head as it goes out, and what of the body came with it.
+    head: Vec<u8>,
+    upload: Pump,
+    pub(super) download: Pump,
+    pub(super) asks_upgrade: bool,
+    /// The client waits for 100, and nobody has said it yet.
+    pub(super) expects: bool,
+    /// The upstream takes no more of the body, but may still answer.
+    upload_lost: bool,
+    /// The client's half-close has been passed on.
+    half_closed: bool,
+    /// The endpoint that the next attempt is to leave out.
+    avoid: Option<usize>,
+    /// The next attempt is to connect anew: a pooled connection has failed it.
+    fresh: bool,
+    phase: Phase,
+    deadline: Duration,
+    request_deadline: Duration,
+    /// Body bytes moved when the deadline was set, and acknowledged when it was last looked at.
+    moved_bytes: u64,
+    acknowledged_bytes: u64,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        request: &Request<'_, '_>,
+        upstream: Rc<Upstream>,
+        asks_upgrade: bool,
+        head: Vec<u8>,
+        link: &Link<'_>,
+    ) -> Exchange {
+        let facts = &request.facts;
+        let request_deadline = match upstream.timeouts.request {
+            Some(timeout) => link.context.ring.now() + timeout,
+            None => NEVER,
+        };
+        Exchange {
+            rules: http::Exchange::new(request.method, request.version, facts.persistent),
+            upstream,
+            attempt: None,
+            head,
+            upload: Pump::new(facts.framing, facts.framing, link.router.max_body_bytes),
+            download: Pump::new(Framing::Empty, Framing::Empty, None),
+            asks_upgrade,
+            expects: facts.expect_continue,
+            upload_lost: false,
+            half_closed: false,
+            avoid: None,
+            fresh: false,
+            phase: Phase::New,
+            deadline: NEVER,
+            request_deadline,
+            moved_bytes: 0,
+            acknowledged_bytes: 0,
+        }
+    }
+
+    /// Lets the body's bytes that came with the head leave with it. Returns how many they were.
+    pub(super) fn inline_body(&mut self, bytes: &mut [u8]) -> Result<usize, Reason> {
+        if self.expects && bytes.is_empty() {
+            return Ok(0);
+        }
+        self.expects = false;
+        let taken = self
+            .upload
+            .take(bytes, &mut self.head)
+            .map_err(reason_of_body)?;
+        if self.upload.is_ended() {
+            self.rules.request_ended();
+        }
+        Ok(taken)
+    }
+
+    /// Gives back what an exchange that is over has kept.
+    pub(super) fn clear(&mut self, context: &Context) {
+        self.attempt = None;
+        context.ring.recycle(std::mem::take(&mut self.head));
+    }
+
+    pub(super) fn step(&mut self, client: &mut Transport, link: &Link<'_>) -> Turn {
+        if link.timer.has_fired()
+            && let Some(turn) = self.overdue(client, link)
+        {
+            return turn;
+        }
+        loop {
+            let progress = client.progress();
+            if matches!(progress.end, End::Failed(_)) || progress.send_error.is_some() {
+                return Turn::ClientGone;
+            }
+            let look = match &self.attempt {
+                None => self.begin_attempt(link),
+                Some(attempt) if attempt.connecting => self.connect(link),
+                Some(_) => self.talk(client, link),
+            };
+            match look {
+                Look::Again => {}
+                Look::Turn(turn) => return turn,
+                Look::Failed(reason) => {
+                    if let Some(turn) = self.fail(reason) {
+                        return turn;
+                    }
+                }
+                Look::Wait => {
+                    self.watch_client(client);
+                    self.set_deadline(link);
+                    return Turn::Wait;
+                }
+            }
+        }
+    }
+
+    fn begin_attempt(&mut self, link: &Link<'_>) -> Look {
+        let context = link.context;
+        let now = context.clock();
+        let picked = self
+            .upstream
+            .pick(now, &mut context.rng.borrow_mut(), self.avoid);
+        let Some(endpoint) = picked else {
+            return Look::Failed(Reason::NoEndpoint);
+        };
+        self.rules.attempt_begun();
+        let fresh = std::mem::replace(&mut self.fresh, false);
+        let begun = Attempt::begin(
+            &self.upstream,
+            endpoint,
+            fresh,
+            now,
+            &context.ring,
+            link.waker,
+        );
+        match begun {
+            Ok(attempt) => {
+                let connecting = attempt.connecting;
+                self.attempt = Some(attempt);
+                if !connecting {
+                    self.send_request(link);
+                }
+                Look::Again
+            }
+            Err(error) => {
+                tracing::warn!(service = self.upstream.name, %error, "no socket to connect with");
+                self.avoid = Some(endpoint);
+                Look::Failed(Reason::ConnectFailed)
+            }
+        }
+    }
+
+    fn connect(&mut self, link: &Link<'_>) -> Look {
+        let Some(attempt) = &mut self.attempt else {
+            return Look::Again;
+        };
+        match attempt.connected() {
+            None => Look::Wait,
+            Some(Ok(())) => {
+                self.send_request(link);
+                Look::Again
+            }
+            Some(Err(reason)) => Look::Failed(reason),
+        }
+    }
+
+    fn send_request(&mut self, link: &Link<'_>) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        let mut out = link.context.ring.buffer();
+        out.extend_from_slice(&self.head);
+        attempt.transport.send(Chunk::heap(out));
+        attempt
+            .transport
+            .socket()
+            .receive(self.upstream.expects_small(attempt.endpoint));
+        self.rules.request_sent();
+    }
+
+    /// The upstream is connected: both directions.
+    fn talk(&mut self, client: &mut Transport, link: &Link<'_>) -> Look {
+        if let Some(reason) = self.send_body(client, link) {
+            return Look::Failed(reason);
+        }
+        let Some(attempt) = &mut self.attempt else {
+            return Look::Again;
+        };
+        if self.rules.response_has_begun() {
+            let ring = &link.context.ring;
+            return match self
+                .download
+                .step(&mut attempt.transport, client, ring, link.waker)
+            {
+                Pumped::Waiting => Look::Wait,
+                Pumped::Ended => self.finish(link),
+                Pumped::SinkLost => Look::Turn(Turn::ClientGone),
+                Pumped::Refused(_) => Look::Failed(Reason::BadResponse),
+                Pumped::SourceLost => Look::Failed(Reason::UpstreamReset),
+            };
+        }
+        match self.read_answer(client, link) {
+            Answered::NotYet => Look::Wait,
+            Answered::Interim => Look::Again,
+            Answered::Head { whole: true } => self.finish(link),
+            Answered::Head { whole: false } => Look::Again,
+            Answered::Switched => Look::Turn(Turn::Tunnel),
+            Answered::Failed(reason) => Look::Failed(reason),
+        }
+    }
+
+    /// Moves the request's body. Says what is wrong with it, or with the client that sends it.
+    fn send_body(&mut self, client: &mut Transport, link: &Link<'_>) -> Option<Reason> {
+        let attempt = self.attempt.as_mut()?;
+        if self.upload.is_ended() || self.upload_lost {
+            return None;
+        }
+        if self.expects && !client.has_input() && client.has_ended().is_none() {
+            return None;
+        }
+        self.expects = false;
+        let ring = &link.context.ring;
+        let pumped = self
+            .upload
+            .step(client, &attempt.transport, ring, link.waker);
+        if self.upload.moved_bytes > 0 {
+            self.rules.body_forwarded();
+        }
+        match pumped {
+            Pumped::Waiting => None,
+            Pumped::Ended => {
+                self.rules.body_forwarded();
+                self.rules.request_ended();
+                None
+            }
+            Pumped::SinkLost => {
+                self.upload_lost = true;
+                self.rules.upstream_spent();
+                None
+            }
+            Pumped::SourceLost => Some(Reason::BadRequest),
+            Pumped::Refused(error) => Some(reason_of_body(error)),
+        }
+    }
+
+    /// The answer is complete. An upload that is not has nobody to go to any more.
+    fn finish(&mut self, link: &Link<'_>) -> Look {
+        self.rules.response_ended();
+        if let Some(attempt) = self.attempt.take()
+            && self.rules.may_reuse_upstream()
+            && !self.half_closed
+        {
+            self.upstream
+                .check_in(attempt.endpoint, attempt.transport, link.context.ring.now());
+        }
+        Look::Turn(Turn::Done {
+            close: self.rules.closes_client(),
+        })
+    }
+
+    /// Ends the attempt. `None`: the request is to be tried again.
+    fn fail(&mut self, reason: Reason) -> Option<Turn> {
+        let endpoint = self.attempt.take().map(|attempt| attempt.endpoint);
+        match self.rules.on_failure(reason) {
+            Verdict::Again => {
+                match reason {
+                    Reason::ReusedClosed => self.fresh = true,
+                    _ => self.avoid = endpoint.or(self.avoid),
+                }
+                None
+            }
+            Verdict::Answer { close } => Some(Turn::Answer { reason, close }),
+            Verdict::Break => Some(Turn::Broken),
+        }
+    }
+
+    /// Minds what the client does while its request is out: more requests are kept, up to a bound;
+    /// its half-close is passed on (DESIGN section 5).
+    fn watch_client(&mut self, client: &mut Transport) {
+        if !self.upload.is_ended() && !self.upload_lost && !self.expects {
+            return;
+        }
+        client.absorb();
+        let progress = client.progress();
+        if client.spilled_bytes() > MAX_PIPELINED_BYTES {
+            client.socket().stop_receiving();
+        }
+        if progress.end != End::Closed || self.half_closed || !self.upload.is_ended() {
+            return;
+        }
+        let Some(attempt) = &self.attempt else { return };
+        if attempt.connecting {
+            return;
+        }
+        if !attempt.transport.progress().all_sent {
+            attempt.transport.socket().wake_when_sent(true);
+            return;
+        }
+        attempt.transport.socket().shutdown_write();
+        self.half_closed = true;
+        self.rules.upstream_spent();
+    }
+
+    fn current_phase(&self) -> Phase {
+        match &self.attempt {
+            _ if self.rules.response_has_begun() => Phase::Download,
+            Some(attempt) if attempt.connecting => Phase::Connect,
+            _ if self.upload.is_ended() || self.upload_lost => Phase::Answer,
+            _ if self.expects => Phase::Expect,
+            _ => Phase::Upload,
+        }
+    }
+
+    /// Sets the timer where the phase changed or a body moved.
+    fn set_deadline(&mut self, link: &Link<'_>) {
+        let phase = self.current_phase();
+        let moved_bytes = self.upload.moved_bytes + self.download.moved_bytes;
+        if phase == self.phase && moved_bytes == self.moved_bytes {
+            return;
+        }
+        self.phase = phase;
+        self.moved_bytes = moved_bytes;
+        self.extend_deadline(link);
+    }
+
+    fn extend_deadline(&mut self, link: &Link<'_>) {
+        let timeouts = &self.upstream.timeouts;
+        let after = match self.phase {
+            Phase::New => None,
+            Phase::Connect => Some(timeouts.connect),
+            Phase::Expect => Some(timeouts.expect),
+            Phase::Answer => timeouts.attempt,
+            Phase::Upload | Phase::Download => Some(link.router.timeouts.stall),
+        };
+        self.deadline = after.map_or(NEVER, |after| link.context.ring.now() + after);
+        match self.deadline.min(self.request_deadline) {
+            NEVER => link.timer.clear(),
+            deadline => link.timer.set(deadline),
+        }
+    }
+
+    /// A deadline has passed. `None`: the exchange goes on.
+    fn overdue(&mut self, client: &mut Transport, link: &Link<'_>) -> Option<Turn> {
+        let now = link.context.ring.now();
+        if now >= self.request_deadline {
+            return self.fail(Reason::RequestTimeout);
+        }
+        if now < self.deadline {
+            link.timer.set(self.deadline.min(self.request_deadline));
+            return None;
+        }
+        let phase = self.phase;
+        // Whatever goes on from here sets its deadline anew.
+        self.phase = Phase::New;
+        match phase {
+            Phase::New => None,
+            Phase::Connect => self.fail(Reason::ConnectTimeout),
+            Phase::Answer => self.fail(Reason::AttemptTimeout),
+            Phase::Expect => {
+                let mut out = link.context.ring.buffer();
+                encode::continue_100(&mut out);
+                client.send(Chunk::heap(out));
+                self.expects = false;
+                client.socket().receive(true);
+                None
+            }
+            Phase::Upload => {
+                let upstream = self.attempt.as_ref().map(|attempt| &attempt.transport);
+                match upstream {
+                    Some(upstream) if !upstream.progress().all_sent => {
+                        let acknowledged_bytes = upstream.socket().acknowledged_bytes();
+                        match self.moves(acknowledged_bytes) {
+                            true => None,
+                            false => self.fail(Reason::AttemptTimeout),
+                        }
+                    }
+                    _ => self.fail(Reason::ClientTimeout),
+                }
+            }
+            Phase::Download if client.progress().all_sent => self.fail(Reason::AttemptTimeout),
+            Phase::Download => match self.moves(client.socket().acknowledged_bytes()) {
+                true => None,
+                false => Some(Turn::ClientGone),
+            },
+        }
+    }
+
+    /// Whether a slow peer has taken anything since this was last asked: a large buffer takes long
+    /// to leave through a narrow path.
+    fn moves(&mut self, acknowledged_bytes: u64) -> bool {
+        let before = std::mem::replace(&mut self.acknowledged_bytes, acknowledged_bytes);
+        acknowledged_bytes > before
+    }
+}
+
+fn reason_of_body(error: BodyError) -> Reason {
+    match error {
+        BodyError::TooLarge => Reason::BodyTooLarge,
+        BodyError::Malformed | BodyError::TrailerTooLarge | BodyError::Truncated => {
+            Reason::BadRequest
+        }
+    }
+}

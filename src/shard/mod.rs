@@ -1,0 +1,184 @@
+//! The actors of one core: everything between a client's first byte and an endpoint's last.
+//!
+//! A shard is one glommio executor on one core, with one ring. Its tasks are a listener per
+//! listening socket, a connection per client, the keeper of the pools, the control task that reads
+//! the supervisor's commands, and the driver. They share a `Context` and nothing with other shards
+//! but what DESIGN section 3 lists.
+//!
+//! In reading order: `listener`, `connection` (a client's states), `exchange` and `attempt` (one
+//! request), `pump` (a body), `tunnel`, `upstream` (balancer and pools), `transport` (bytes).
+
+mod attempt;
+mod connection;
+mod context;
+mod exchange;
+mod listener;
+mod pump;
+mod transport;
+mod tunnel;
+mod upstream;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use glommio::{LocalExecutorBuilder, Placement};
+
+use self::context::Context;
+use crate::config::{Config, ShardSettings};
+use crate::control::{Command, Event};
+use crate::ring::{self, Mailbox, MailboxSender, Ring};
+
+/// What glommio may register with each of its three rings, which carry nothing here: its default
+/// of 10 MiB counts against the limit of locked memory.
+const GLOMMIO_IO_BYTES: usize = 64 << 10;
+/// Commands carry whole state, so few are ever on the way.
+const MAILBOX_CAPACITY: usize = 64;
+/// How often the keeper looks at the pools though nothing disturbed it.
+const KEEPER_PERIOD: Duration = Duration::from_secs(1);
+
+/// A shard's listening sockets, with the index of the router that each belongs to.
+pub type Listeners = Vec<(OwnedFd, usize)>;
+
+/// A running shard, as the supervisor holds it.
+pub struct Shard {
+    pub commands: MailboxSender<Command>,
+    thread: glommio::ExecutorJoinHandle<()>,
+}
+
+impl Shard {
+    /// Starts a shard on its core. It tells `events` when it accepts, when it has drained, and
+    /// why it could not start.
+    pub fn start(
+        number: usize,
+        config: Arc<Config>,
+        listeners: Listeners,
+        events: Sender<Event>,
+    ) -> Result<Shard, String> {
+        let (commands, mailbox) =
+            ring::mailbox(MAILBOX_CAPACITY).map_err(|error| format!("eventfd: {error}"))?;
+        let settings = config.runtime.shards[number].clone();
+        let core = settings.core;
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
+            .name("shard")
+            .io_memory(GLOMMIO_IO_BYTES)
+            .ring_depth(16)
+            .spawn(move || async move {
+                let event = match run(number, &config, settings, listeners, mailbox, &events).await
+                {
+                    Ok(()) => Event::ShardDone { shard: number },
+                    Err(why) => Event::ShardFailed { shard: number, why },
+                };
+                // The supervisor may have gone first, at the end of a drain.
+                let _ = events.send(event);
+            })
+            .map_err(|error| format!("cannot run on core {core}: {error}"))?;
+        Ok(Shard { commands, thread })
+    }
+
+    pub fn join(self) -> Result<(), String> {
+        self.thread.join().map_err(|error| error.to_string())
+    }
+}
+
+async fn run(
+    number: usize,
+    config: &Config,
+    settings: ShardSettings,
+    listeners: Listeners,
+    mailbox: Mailbox<Command>,
+    events: &Sender<Event>,
+) -> Result<(), String> {
+    let ring_settings = ring::Settings {
+        entries: settings.ring_entries,
+        head_buffers: settings.head_buffers,
+        max_buffered_bytes: settings.max_buffered_bytes,
+        spin: settings.spin,
+    };
+    let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
+    let seed = seed_of(number);
+    let context = Context::new(ring.clone(), settings, config, seed)
+        .map_err(|error| format!("an endpoint's address: {error}"))?;
+    let context = Rc::new(context);
+    for (socket, router) in listeners {
+        let (router, hold) = (context.routers[router].clone(), context.hold(false));
+        ring.spawn(listener::accept(context.clone(), router, socket, hold));
+    }
+    ring.spawn(keep_pools(context.clone()));
+    ring.spawn(obey(context.clone(), mailbox));
+    let _ = events.send(Event::ShardReady { shard: number });
+    ring.drive(&ring_settings).await;
+    Ok(())
+}
+
+/// The keeper: closes pooled connections that the endpoint closed, or that nobody needed.
+async fn keep_pools(context: Rc<Context>) {
+    let waker = ring::current_waker().await;
+    context.ring.set_keeper(waker.clone());
+    let timer = context.ring.timer(waker);
+    timer.set(context.ring.now() + KEEPER_PERIOD);
+    loop {
+        let due = timer.has_fired();
+        if due {
+            timer.set(context.ring.now() + KEEPER_PERIOD);
+        }
+        if due || !context.ring.take_disturbed().is_empty() {
+            let now = context.ring.now();
+            context
+                .upstreams
+                .iter()
+                .for_each(|upstream| upstream.sweep(now));
+        }
+        ring::wait().await;
+    }
+}
+
+/// The control task: does what the supervisor says, and ends the shard after a drain.
+async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
+    let waker = ring::current_waker().await;
+    context.set_control(waker.clone());
+    let timer = context.ring.timer(waker.clone());
+    let mailbox = mailbox.open(&context.ring, waker);
+    loop {
+        while let Some(command) = mailbox.take() {
+            match command {
+                Command::Drain { grace, drain } => {
+                    context.begin_drain(grace, drain);
+                    context.ring.wake_all();
+                }
+            }
+        }
+        if let Some(drain) = context.drain() {
+            let now = context.ring.now();
+            if context.held() == 0 || now >= drain.ends {
+                context
+                    .upstreams
+                    .iter()
+                    .for_each(|upstream| upstream.close_idle());
+                context.ring.stop();
+                return;
+            }
+            match drain.begins > now {
+                true => timer.set(drain.begins),
+                false => {
+                    if timer.has_fired() {
+                        // The grace is over: whoever is idle hears of it now.
+                        context.ring.wake_all();
+                    }
+                    timer.set(drain.ends);
+                }
+            }
+        }
+        ring::wait().await;
+    }
+}
+
+/// Different on every shard and at every start, so that shards do not pick in step.
+fn seed_of(number: usize) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_usize(number);
+    hasher.finish()
+}

@@ -1,0 +1,230 @@
+//! A body on its way from one connection to the other: received, decoded, framed anew, sent.
+//!
+//! Backpressure: the next receive follows the last send, so a stream holds one buffer and what its
+//! peer has not taken. Small bodies come in the ring's pieces and are copied; a body of which much
+//! is to come is received into a leased buffer, framed where it lies and sent from there. With the
+//! budget used up, a stream waits in line for a lease and its peer for the stream.
+
+use std::ops::Range;
+use std::task::Waker;
+
+use super::transport::Transport;
+use crate::http::Framing;
+use crate::http1::{BodyDecoder, BodyEncoder, BodyError};
+use crate::ring::{Chunk, End, Lease, PIECE_BYTES, Ring, Waiting};
+
+/// Up to here a body is received in pieces even though its length is known.
+const SMALL_BODY_BYTES: u64 = 4 * PIECE_BYTES as u64;
+
+/// Where a pump stands after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pumped {
+    /// Until the source has more or the sink has room.
+    Waiting,
+    Ended,
+    /// The source sent what is no body, or too much of it.
+    Refused(BodyError),
+    /// The source closed or failed before the body ended.
+    SourceLost,
+    SinkLost,
+}
+
+pub(super) struct Pump {
+    decoder: BodyDecoder,
+    encoder: BodyEncoder,
+    /// Its length is known, so that a receive can stop at its end.
+    exact: bool,
+    /// Much is to come: lease.
+    large: bool,
+    ended: bool,
+    pub(super) moved_bytes: u64,
+    /// In line for a lease.
+    waiting: Option<Waiting>,
+}
+
+impl Pump {
+    /// `from` as it comes, `to` as it leaves.
+    pub(super) fn new(from: Framing, to: Framing, max_body_bytes: Option<u64>) -> Pump {
+        let decoder = BodyDecoder::new(from, max_body_bytes);
+        Pump {
+            encoder: BodyEncoder::new(to),
+            exact: matches!(from, Framing::Length(_)),
+            large: matches!(from, Framing::Length(bytes) if bytes > SMALL_BODY_BYTES),
+            ended: decoder.is_ended(),
+            moved_bytes: 0,
+            waiting: None,
+            decoder,
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Appends what `bytes` has of the body to `out`, framed, and says how much that was.
+    pub(super) fn take(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
+        if self.ended {
+            return Ok(0);
+        }
+        let full = bytes.len() == PIECE_BYTES;
+        let payload = self.decoder.decode_in_place(bytes)?;
+        self.moved_bytes += payload.data.len() as u64;
+        self.ended = payload.ended;
+        let trailers = self.take_trailers();
+        let data = &bytes[payload.data];
+        self.encoder
+            .encode_into(out, data, self.ended, trailers.as_deref());
+        // A full piece, or a body that goes on and on: more is waiting than a piece can hold.
+        self.large |= !self.exact && (full || self.moved_bytes > SMALL_BODY_BYTES);
+        Ok(payload.consumed)
+    }
+
+    pub(super) fn step(
+        &mut self,
+        from: &mut Transport,
+        to: &Transport,
+        ring: &Ring,
+        waker: &Waker,
+    ) -> Pumped {
+        if self.ended {
+            return Pumped::Ended;
+        }
+        loop {
+            let sink = to.progress();
+            if sink.send_error.is_some() {
+                return Pumped::SinkLost;
+            }
+            if !sink.can_send {
+                from.absorb();
+                break;
+            }
+            let moved = match from.take_filled() {
+                Some((lease, range)) => self.forward_lease(lease, range, from, to),
+                None if from.has_input() => self.forward_input(from, to, ring),
+                None => break,
+            };
+            if let Err(error) = moved {
+                return Pumped::Refused(error);
+            }
+            if self.ended {
+                return Pumped::Ended;
+            }
+        }
+        match from.has_ended() {
+            Some(End::Closed) if self.decoder.finish_on_close().is_ok() => {
+                self.ended = true;
+                let mut out = ring.buffer();
+                self.encoder.encode_into(&mut out, &[], true, None);
+                to.send(Chunk::heap(out));
+                return Pumped::Ended;
+            }
+            Some(_) => return Pumped::SourceLost,
+            None => {}
+        }
+        to.socket().wake_when_sent(true);
+        self.arm(from, to, ring, waker);
+        Pumped::Waiting
+    }
+
+    fn forward_input(
+        &mut self,
+        from: &mut Transport,
+        to: &Transport,
+        ring: &Ring,
+    ) -> Result<(), BodyError> {
+        let mut out = ring.buffer();
+        from.with_input(|bytes| match self.take(bytes, &mut out) {
+            Ok(consumed) => (consumed, Ok(())),
+            Err(error) => (bytes.len(), Err(error)),
+        })?;
+        to.send(Chunk::heap(out));
+        Ok(())
+    }
+
+    fn forward_lease(
+        &mut self,
+        mut lease: Lease,
+        range: Range<usize>,
+        from: &mut Transport,
+        to: &Transport,
+    ) -> Result<(), BodyError> {
+        // What comes in small amounts again does not need a large buffer to wait in.
+        self.large = self.exact || range.len() >= PIECE_BYTES;
+        let payload = self.decoder.decode_in_place(&mut lease[range.clone()])?;
+        self.moved_bytes += payload.data.len() as u64;
+        self.ended = payload.ended;
+        let surplus = range.start + payload.consumed..range.end;
+        if !surplus.is_empty() {
+            // Before the framing is written: it may overwrite what follows the data.
+            from.keep(&lease[surplus]);
+        }
+        let trailers = self.take_trailers();
+        let data = range.start + payload.data.start..range.start + payload.data.end;
+        let framed = self
+            .encoder
+            .encode(&mut lease, data, self.ended, trailers.as_deref());
+        if !framed.is_empty() {
+            to.send(Chunk::Lease {
+                lease,
+                start: framed.start,
+                end: framed.end,
+            });
+        }
+        if trailers.is_some() {
+            let mut out = Vec::new();
+            self.encoder
+                .encode_into(&mut out, &[], true, trailers.as_deref());
+            to.send(Chunk::heap(out));
+        }
+        Ok(())
+    }
+
+    fn take_trailers(&mut self) -> Option<Box<[u8]>> {
+        if self.ended {
+            self.decoder.take_trailers()
+        } else {
+            None
+        }
+    }
+
+    /// Asks for more, where nothing is under way and the sink keeps up.
+    fn arm(&mut self, from: &mut Transport, to: &Transport, ring: &Ring, waker: &Waker) {
+        let source = from.progress();
+        if source.receiving {
+            if self.large && source.receiving_many {
+                from.socket().stop_receiving();
+            }
+            return;
+        }
+        // A head or a piece under way does not hold the body up; a lease does.
+        let sink = to.progress();
+        if source.end != End::Open || source.has_filled || sink.sending_lease || !sink.can_send {
+            return;
+        }
+        if !self.large {
+            from.socket().receive(false);
+            return;
+        }
+        if self
+            .waiting
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_over())
+        {
+            return;
+        }
+        const ROOM: usize = BodyEncoder::HEADROOM + BodyEncoder::TAILROOM;
+        let left = match self.exact {
+            true => self.decoder.hint().map_or(usize::MAX, |left| left as usize),
+            false => usize::MAX - ROOM,
+        };
+        match ring.lease(left.saturating_add(ROOM)) {
+            Some(lease) => {
+                self.waiting = None;
+                let room = lease.len() - ROOM;
+                from.socket()
+                    .fill(lease, BodyEncoder::HEADROOM, room.min(left));
+            }
+            None => self.waiting = Some(ring.wait_for_lease(waker.clone())),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A service as one shard sees it: its balancer, its endpoints and their pooled connections.
+//!
+//! A pooled connection waits armed with at most one ring buffer, so that its end is noticed when
+//! it comes and not when it is needed. Any byte on it closes it: an idle connection that speaks
+//! (a 408, a surplus body) is out of step. The keeper task sweeps out what was disturbed or has
+//! been idle for too long; `checkout` looks once more, since the two may race.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use socket2::SockAddr;
+
+use super::transport::Transport;
+use crate::config::{self, Address, UpstreamTimeouts};
+use crate::policy::{Balancer, Kind, Rng};
+use crate::ring::{Ring, Socket};
+
+/// Small answers in a row after which a pooled connection is armed for many receives: one
+/// submission less per request, where a large answer would come in pieces and cost a cancel.
+const SMALL_ANSWERS: u8 = 4;
+
+pub(super) struct Endpoint {
+    address: SockAddr,
+    idle: RefCell<Vec<Idle>>,
+    small_answers: Cell<u8>,
+}
+
+struct Idle {
+    transport: Transport,
+    since: Duration,
+}
+
+pub(super) struct Upstream {
+    pub(super) name: String,
+    pub(super) timeouts: UpstreamTimeouts,
+    balancer: RefCell<Balancer>,
+    endpoints: Vec<Endpoint>,
+    /// Of this shard's, over all endpoints.
+    max_idle: usize,
+    idle_timeout: Duration,
+    idle_count: Cell<usize>,
+}
+
+impl Upstream {
+    /// The part of a service that falls to one of `shards` shards.
+    pub(super) fn new(service: &config::Service, shards: usize) -> io::Result<Upstream> {
+        let kind = match service.balancer {
+            config::Balancer::RoundRobin => Kind::RoundRobin,
+            config::Balancer::LeastLoaded => Kind::LeastLoaded,
+            config::Balancer::Ewma { decay } => Kind::Ewma { decay },
+        };
+        let weights: Vec<u32> = service
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.weight)
+            .collect();
+        let endpoints = service.endpoints.iter().map(|endpoint| {
+            Ok(Endpoint {
+                address: match &endpoint.address {
+                    Address::Ip(address) => SockAddr::from(*address),
+                    Address::Unix(path) => SockAddr::unix(path)?,
+                },
+                idle: RefCell::default(),
+                small_answers: Cell::new(0),
+            })
+        });
+        Ok(Upstream {
+            name: service.name.clone(),
+            timeouts: service.timeouts.clone(),
+            balancer: RefCell::new(Balancer::new(kind, &weights)),
+            endpoints: endpoints.collect::<io::Result<_>>()?,
+            max_idle: (service.pool.max_idle / shards).max(1),
+            idle_timeout: service.pool.idle,
+            idle_count: Cell::new(0),
+        })
+    }
+
+    pub(super) fn pick(&self, now: Duration, rng: &mut Rng, avoid: Option<usize>) -> Option<usize> {
+        self.balancer.borrow_mut().pick(now, rng, avoid)
+    }
+
+    /// A pooled connection to an endpoint that is fit for use.
+    pub(super) fn checkout(&self, endpoint: usize, waker: &Waker) -> Option<Transport> {
+        let mut pool = self.endpoints[endpoint].idle.borrow_mut();
+        while let Some(idle) = pool.pop() {
+            self.idle_count.set(self.idle_count.get() - 1);
+            if idle.transport.socket().is_quiet() {
+                idle.transport.set_owner(waker);
+                return Some(idle.transport);
+            }
+        }
+        None
+    }
+
+    pub(super) fn connect(
+        &self,
+        endpoint: usize,
+        ring: &Ring,
+        waker: &Waker,
+    ) -> io::Result<Transport> {
+        let socket = Socket::connect(ring, &self.endpoints[endpoint].address, waker.clone())?;
+        Ok(Transport::new(ring, socket))
+    }
+
+    /// Puts a connection whose exchange ended cleanly into the pool, or closes it if that is full.
+    pub(super) fn check_in(&self, endpoint: usize, transport: Transport, now: Duration) {
+        if self.idle_count.get() >= self.max_idle || transport.has_input() {
+            return;
+        }
+        let endpoint = &self.endpoints[endpoint];
+        transport.socket().wake_when_sent(false);
+        transport
+            .socket()
+            .receive(endpoint.small_answers.get() >= SMALL_ANSWERS);
+        transport.socket().park();
+        endpoint.idle.borrow_mut().push(Idle {
+            transport,
+            since: now,
+        });
+        self.idle_count.set(self.idle_count.get() + 1);
+    }
+
+    /// Remembers whether answers fit into one piece.
+    pub(super) fn answered(&self, endpoint: usize, small: bool) {
+        let streak = &self.endpoints[endpoint].small_answers;
+        streak.set(if small {
+            streak.get().saturating_add(1)
+        } else {
+            0
+        });
+    }
+
+    /// Whether the next answer is likely to be small: the receive may be armed for many.
+    pub(super) fn expects_small(&self, endpoint: usize) -> bool {
+        self.endpoints[endpoint].small_answers.get() >= SMALL_ANSWERS
+    }
+
+    /// Closes pooled connections that were disturbed or have been idle for too long.
+    pub(super) fn sweep(&self, now: Duration) {
+        for endpoint in &self.endpoints {
+            let mut pool = endpoint.idle.borrow_mut();
+            let before = pool.len();
+            pool.retain(|idle| {
+                idle.transport.socket().is_quiet() && now < idle.since + self.idle_timeout
+            });
+            self.idle_count
+                .set(self.idle_count.get() - (before - pool.len()));
+        }
+    }
+
+    pub(super) fn close_idle(&self) {
+        self.endpoints
+            .iter()
+            .for_each(|endpoint| endpoint.idle.borrow_mut().clear());
+        self.idle_count.set(0);
+    }
+
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle_count.get()
+    }
+}
+
+/// An attempt's place in its endpoint's load; taken back when the attempt is over, however it ends.
+pub(super) struct Load {
+    upstream: Rc<Upstream>,
+    endpoint: usize,
+    started: Duration,
+    /// When the answer's head came, and now if it did not.
+    answered: Option<Duration>,
+}
+
+impl Load {
+    pub(super) fn new(upstream: &Rc<Upstream>, endpoint: usize, now: Duration) -> Load {
+        upstream.balancer.borrow_mut().started(endpoint);
+        Load {
+            upstream: upstream.clone(),
+            endpoint,
+            started: now,
+            answered: None,
+        }
+    }
+
+    pub(super) fn answered(&mut self, now: Duration) {
+        self.answered = Some(now);
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let rtt = self.answered.map(|now| now.saturating_sub(self.started));
+        let now = self.answered.unwrap_or(self.started);
+        self.upstream
+            .balancer
+            .borrow_mut()
+            .finished(self.endpoint, now, rtt);
+    }
+}
