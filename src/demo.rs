@@ -69,20 +69,14 @@ pub struct Running {
 /// Why origins could not start.
 #[derive(Debug)]
 pub enum StartError {
-    Listen {
-        address: SocketAddr,
-        error: io::Error,
-    },
+    Listen { address: SocketAddr, error: io::Error },
     Thread(io::Error),
 }
 
 /// The demo's three: one plain, one slower, one that fails now and then.
 pub fn start(addresses: [SocketAddr; 3]) -> Result<Running, StartError> {
-    let traits = [
-        ("plain", Duration::ZERO, 0),
-        ("slow", SLOW, 0),
-        ("flaky", Duration::ZERO, FAIL_PERCENT),
-    ];
+    let traits =
+        [("plain", Duration::ZERO, 0), ("slow", SLOW, 0), ("flaky", Duration::ZERO, FAIL_PERCENT)];
     let origin = |(address, (name, delay, fail_percent)): (_, (&str, _, _))| Origin {
         address,
         name: name.to_owned(),
@@ -97,10 +91,8 @@ pub fn serve(origins: Vec<Origin>) -> Result<Running, StartError> {
     let mut sites = Vec::new();
     let mut addresses = Vec::new();
     for origin in origins {
-        let listener = listen(origin.address).map_err(|error| StartError::Listen {
-            address: origin.address,
-            error,
-        })?;
+        let listener = listen(origin.address)
+            .map_err(|error| StartError::Listen { address: origin.address, error })?;
         addresses.push(listener.local_addr().map_err(StartError::Thread)?);
         sites.push((listener, origin));
     }
@@ -121,11 +113,7 @@ pub fn serve(origins: Vec<Origin>) -> Result<Running, StartError> {
             });
         })
         .map_err(StartError::Thread)?;
-    Ok(Running {
-        addresses,
-        stop: Some(stop),
-        thread: Some(thread),
-    })
+    Ok(Running { addresses, stop: Some(stop), thread: Some(thread) })
 }
 
 impl Running {
@@ -224,10 +212,7 @@ struct Site {
 }
 
 fn router(origin: Origin) -> Router {
-    let site = Arc::new(Site {
-        origin,
-        requests: AtomicU64::new(0),
-    });
+    let site = Arc::new(Site { origin, requests: AtomicU64::new(0) });
     Router::new()
         .route("/", get(front))
         .route("/bytes/{count}", get(bytes))
@@ -322,11 +307,7 @@ impl HttpBody for Made {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.announced {
-            SizeHint::with_exact(self.left)
-        } else {
-            SizeHint::default()
-        }
+        if self.announced { SizeHint::with_exact(self.left) } else { SizeHint::default() }
     }
 }
 
@@ -339,11 +320,7 @@ fn piece() -> &'static Bytes {
 async fn echo(request: Request) -> Response {
     let (head, body) = request.into_parts();
     let octets = HeaderValue::from_static("application/octet-stream");
-    let kind = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .cloned()
-        .unwrap_or(octets);
+    let kind = head.headers.get(header::CONTENT_TYPE).cloned().unwrap_or(octets);
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }
 
@@ -383,11 +360,7 @@ async fn status(Path(code): Path<u16>) -> Response {
     match StatusCode::from_u16(code) {
         Ok(status) if (200..600).contains(&code) => {
             let empty = matches!(code, 204 | 205 | 304);
-            let text = if empty {
-                String::new()
-            } else {
-                format!("status {code}\n")
-            };
+            let text = if empty { String::new() } else { format!("status {code}\n") };
             (status, text).into_response()
         }
         _ => (StatusCode::BAD_REQUEST, "a status from 200 to 599\n").into_response(),
@@ -401,12 +374,7 @@ async fn delay(Path(ms): Path<u64>) -> String {
 
 /// The head as it arrived here: what the proxy made of it.
 async fn headers(request: Request) -> String {
-    let mut text = format!(
-        "{} {} {:?}\n",
-        request.method(),
-        request.uri(),
-        request.version()
-    );
+    let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
     for (name, value) in request.headers() {
         text += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
     }

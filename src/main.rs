@@ -27,11 +27,7 @@ const DEMO: &str = include_str!("../config/demo.yaml");
 
 /// An HTTP/1.1 reverse proxy and load balancer: one io_uring shard per core.
 #[derive(Parser)]
-#[command(
-    version,
-    about,
-    override_usage = "ringlane [OPTIONS] <CONFIG.yaml | - | --demo>"
-)]
+#[command(version, about, override_usage = "ringlane [OPTIONS] <CONFIG.yaml | - | --demo>")]
 struct Arguments {
     /// The configuration; `-` reads standard input
     #[arg(value_name = "CONFIG.yaml", required_unless_present = "demo")]
@@ -80,11 +76,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     log_to_stderr(arguments.log);
     // The origins end when this is dropped, which is after the proxy has.
-    let _origins = if arguments.demo {
-        Some(demonstrate(&config)?)
-    } else {
-        None
-    };
+    let _origins = if arguments.demo { Some(demonstrate(&config)?) } else { None };
     supervisor::run(config, supervisor::Options { version: VERSION })
         .map_err(|error| Failure::Run(error.to_string()))
 }
@@ -113,17 +105,12 @@ fn summary(config: &Config) -> String {
     };
     let shards = count(config.runtime.shards.len(), "shard");
     let routers = count(config.routers.len(), "router");
-    format!(
-        "{shards}, {routers}, {}",
-        count(config.services.len(), "service")
-    )
+    format!("{shards}, {routers}, {}", count(config.services.len(), "service"))
 }
 
 /// `EnvFilter` also converts from text without complaint, leaving out what it does not understand.
 fn log_filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder()
-        .parse(text)
-        .map_err(|error| error.to_string())
+    EnvFilter::builder().parse(text).map_err(|error| error.to_string())
 }
 
 fn log_to_stderr(filter: EnvFilter) {
@@ -136,13 +123,10 @@ fn log_to_stderr(filter: EnvFilter) {
 
 /// Starts the origins behind the demo's configuration, and says what to type next.
 fn demonstrate(config: &Config) -> Result<demo::Running, Failure> {
-    let addresses = config.services[0]
-        .endpoints
-        .iter()
-        .map(|endpoint| match &endpoint.address {
-            Address::Ip(address) => *address,
-            Address::Unix(_) => unreachable!("config/demo.yaml has IP addresses alone"),
-        });
+    let addresses = config.services[0].endpoints.iter().map(|endpoint| match &endpoint.address {
+        Address::Ip(address) => *address,
+        Address::Unix(_) => unreachable!("config/demo.yaml has IP addresses alone"),
+    });
     let addresses: Vec<SocketAddr> = addresses.collect();
     let Ok(addresses) = addresses.try_into() else {
         unreachable!("config/demo.yaml has three endpoints")
@@ -191,13 +175,7 @@ mod tests {
         for good in ["-", "--demo", "--check a.yaml", "a.yaml --log debug"] {
             assert!(parse(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "--demo a.yaml",
-            "--demo --check",
-            "a.yaml b.yaml",
-            "a.yaml --log a=b=c",
-        ] {
+        for bad in ["", "--demo a.yaml", "--demo --check", "a.yaml b.yaml", "a.yaml --log a=b=c"] {
             let error = parse(bad).err().expect("a usage error");
             assert_eq!(error.exit_code(), i32::from(BAD_CONFIG), "{bad}");
         }

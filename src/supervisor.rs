@@ -56,12 +56,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let (listeners, addresses) = bind_all(&config)?;
     let state = admin::State::new(admin::Info {
         version: options.version,
-        cores: config
-            .runtime
-            .shards
-            .iter()
-            .map(|shard| shard.core)
-            .collect(),
+        cores: config.runtime.shards.iter().map(|shard| shard.core).collect(),
         listeners: addresses.clone(),
     });
     let admin = start_admin(&config, state.clone(), events.clone())?;
@@ -72,12 +67,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     }
     await_ready(&inbox, shards.len())?;
     state.set_ready(true);
-    let cores: Vec<usize> = config
-        .runtime
-        .shards
-        .iter()
-        .map(|shard| shard.core)
-        .collect();
+    let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
     tracing::info!(
         version = options.version,
         cores = ?cores,
@@ -116,33 +106,21 @@ fn listen_to_signals(events: Sender<Event>) -> Result<(), RunError> {
         }
     };
     let started = thread::Builder::new().name("signals".into()).spawn(listen);
-    started
-        .map(drop)
-        .map_err(|error| RunError(format!("no thread for signals: {error}")))
+    started.map(drop).map_err(|error| RunError(format!("no thread for signals: {error}")))
 }
 
 /// Every shard's listening sockets, and the addresses that they came to.
 fn bind_all(config: &Config) -> Result<(Vec<Listeners>, Vec<SocketAddr>), RunError> {
     let mut listeners: Vec<Listeners> = config.runtime.shards.iter().map(|_| vec![]).collect();
     let mut addresses = Vec::new();
-    for (router, server) in config
-        .routers
-        .iter()
-        .enumerate()
-        .flat_map(|(number, router)| {
-            router
-                .servers
-                .iter()
-                .map(move |server| (number, server.address))
-        })
-    {
+    for (router, server) in config.routers.iter().enumerate().flat_map(|(number, router)| {
+        router.servers.iter().map(move |server| (number, server.address))
+    }) {
         let failed =
             |error: io::Error| RunError(format!("cannot listen on {server}: {}", describe(&error)));
         // SO_REUSEPORT would let us share a port that another process of the same user has, and
         // take half of its connections: it must be free without.
-        let free = socket(server, false)
-            .and_then(|socket| socket.local_addr())
-            .map_err(failed)?;
+        let free = socket(server, false).and_then(|socket| socket.local_addr()).map_err(failed)?;
         let address = free.as_socket().unwrap_or(server);
         for shard in &mut listeners {
             let socket = socket(address, true).map_err(failed)?;
@@ -155,11 +133,7 @@ fn bind_all(config: &Config) -> Result<(Vec<Listeners>, Vec<SocketAddr>), RunErr
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // 0.0.0.0 and :: on one port are two listeners, as the configuration has them.
@@ -193,10 +167,7 @@ fn start_admin(
     };
     let wanted = settings.address;
     let failed = |error: io::Error| {
-        RunError(format!(
-            "cannot listen on {wanted} for admin: {}",
-            describe(&error)
-        ))
+        RunError(format!("cannot listen on {wanted} for admin: {}", describe(&error)))
     };
     let listener = std::net::TcpListener::bind(wanted).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -221,9 +192,7 @@ fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<(), RunError> {
                 return Err(RunError(format!("shard {shard} cannot start: {why}")));
             }
             Ok(Event::Signal(signal)) => {
-                return Err(RunError(format!(
-                    "ended by signal {signal} before it was ready"
-                )));
+                return Err(RunError(format!("ended by signal {signal} before it was ready")));
             }
             Ok(Event::ShardDone { .. } | Event::Shutdown | Event::Drain) => {}
             Err(_) => return Err(RunError("every shard has gone".into())),
@@ -248,21 +217,11 @@ fn await_end(inbox: &Receiver<Event>) -> Result<(), RunError> {
 
 fn drain(inbox: &Receiver<Event>, shards: &[Shard], config: &Config) -> Result<(), RunError> {
     let (grace, drain) = (config.runtime.drain_grace, config.runtime.drain);
-    tracing::info!(
-        grace_ms = grace.as_millis(),
-        drain_ms = drain.as_millis(),
-        "draining"
-    );
+    tracing::info!(grace_ms = grace.as_millis(), drain_ms = drain.as_millis(), "draining");
     let ends = Instant::now() + grace + drain + LAST_WORDS;
     for (number, shard) in shards.iter().enumerate() {
-        if shard
-            .commands
-            .send(Command::Drain { grace, drain })
-            .is_err()
-        {
-            return Err(RunError(format!(
-                "shard {number} does not take commands any more"
-            )));
+        if shard.commands.send(Command::Drain { grace, drain }).is_err() {
+            return Err(RunError(format!("shard {number} does not take commands any more")));
         }
     }
     let mut left = shards.len();

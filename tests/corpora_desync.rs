@@ -52,30 +52,16 @@ const LEFT_OUT: [(&str, bool, &str); 5] = [
         false,
         "RFC 9112 section 7.1: parameters of chunked should be treated as an error",
     ),
-    (
-        "Transfer-Encoding with a param: chunked;custom_param",
-        false,
-        "as above",
-    ),
-    (
-        "Compliant URL",
-        false,
-        "no target has a fragment (RFC 9112 section 3.2); its # is refused",
-    ),
-    (
-        "Empty URI",
-        false,
-        "no form of a target is empty (RFC 9112 section 3.2)",
-    ),
+    ("Transfer-Encoding with a param: chunked;custom_param", false, "as above"),
+    ("Compliant URL", false, "no target has a fragment (RFC 9112 section 3.2); its # is refused"),
+    ("Empty URI", false, "no form of a target is empty (RFC 9112 section 3.2)"),
 ];
 
 #[test]
 fn every_request_is_refused_or_forwarded_unambiguously() {
     let Some(folder) = corpus() else { return };
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let (mut judged, mut wrong) = (0, Vec::new());
     for file in files {
@@ -99,12 +85,7 @@ fn every_request_is_refused_or_forwarded_unambiguously() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {judged} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {judged} wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(judged > 100, "only {judged} cases found");
 }
 
@@ -145,10 +126,7 @@ fn judge(case: &Case, tier: Tier) -> Result<(), String> {
 impl Case {
     /// The guardian does not look at `Host`; without one every case would be refused for that.
     fn bytes(&self) -> Vec<u8> {
-        let mut out = latin1(&format!(
-            "{} {} {}\r\n",
-            self.method, self.uri, self.version
-        ));
+        let mut out = latin1(&format!("{} {} {}\r\n", self.method, self.uri, self.version));
         let mut has_host = false;
         for header in &self.headers {
             let (name, value) = (text(&header.name), text(&header.value));
@@ -175,9 +153,7 @@ fn text(value: &serde_yaml::Value) -> String {
 
 /// One byte per character, as the corpus means `\xff`.
 fn latin1(text: &str) -> Vec<u8> {
-    text.chars()
-        .map(|it| u8::try_from(u32::from(it)).unwrap_or(b'?'))
-        .collect()
+    text.chars().map(|it| u8::try_from(u32::from(it)).unwrap_or(b'?')).collect()
 }
 
 /// The head that would be sent on, when the bytes come in these pieces.
@@ -187,10 +163,7 @@ fn forwarded(pieces: &[&[u8]]) -> Result<Vec<u8>, Reason> {
         x_forwarded: Mode::Append,
         forwarded: Mode::Overwrite,
     };
-    let peer = PeerText::new(Peer {
-        ip: Some([192, 0, 2, 1].into()),
-        port: 1,
-    });
+    let peer = PeerText::new(Peer { ip: Some([192, 0, 2, 1].into()), port: 1 });
     let mut parser = RequestParser::default();
     let mut bytes = Vec::new();
     for piece in pieces {
@@ -211,9 +184,7 @@ fn is_chunked_last(value: &str) -> bool {
     let value = value.to_ascii_lowercase();
     let mut codings: Vec<&str> = value.split(", ").collect();
     codings.pop() == Some("chunked")
-        && codings
-            .iter()
-            .all(|it| matches!(*it, "gzip" | "deflate" | "compress"))
+        && codings.iter().all(|it| matches!(*it, "gzip" | "deflate" | "compress"))
 }
 
 /// Reads a head as the strictest of recipients would.
@@ -228,19 +199,14 @@ fn unambiguous(head: &[u8]) -> Result<(), String> {
     };
     let is_token = |text: &str| {
         let other = "!#$%&'*+-.^_`|~";
-        !text.is_empty()
-            && text
-                .chars()
-                .all(|it| it.is_ascii_alphanumeric() || other.contains(it))
+        !text.is_empty() && text.chars().all(|it| it.is_ascii_alphanumeric() || other.contains(it))
     };
     if !is_token(method) || !target.chars().all(|it| it.is_ascii_graphic()) {
         return Err("start line".into());
     }
     let (mut lengths, mut codings, mut hosts) = (0, 0, 0);
     for line in lines {
-        let (name, value) = line
-            .split_once(": ")
-            .ok_or("a line without colon and space")?;
+        let (name, value) = line.split_once(": ").ok_or("a line without colon and space")?;
         if !is_token(name) || value.chars().any(|it| it.is_ascii_control() && it != '\t') {
             return Err(format!("field {line:?}"));
         }
@@ -255,8 +221,6 @@ fn unambiguous(head: &[u8]) -> Result<(), String> {
     }
     match (lengths + codings, hosts) {
         (0 | 1, 1) => Ok(()),
-        _ => Err(format!(
-            "{lengths} lengths, {codings} codings, {hosts} hosts"
-        )),
+        _ => Err(format!("{lengths} lengths, {codings} codings, {hosts} hosts")),
     }
 }

@@ -31,66 +31,30 @@ struct Outcome {
 /// Part of a place, and why the case is not judged by its log.
 const LEFT_OUT: &[(&str, &str)] = &[
     // Requests.
-    (
-        "HTTP protocol and ANNOUNCE method",
-        "llhttp knows a list of methods; every token is one",
-    ),
-    (
-        "request/invalid.md 13: Invalid method",
-        "every token is a method",
-    ),
+    ("HTTP protocol and ANNOUNCE method", "llhttp knows a list of methods; every token is one"),
+    ("request/invalid.md 13: Invalid method", "every token is a method"),
     ("CONNECT", "405: a reverse proxy does not serve CONNECT"),
     ("Underscore in hostname", "405: it is a CONNECT"),
-    (
-        "M-SEARCH request",
-        "`*` is a target of OPTIONS alone (RFC 9112 section 3.2.4)",
-    ),
+    ("M-SEARCH request", "`*` is a target of OPTIONS alone (RFC 9112 section 3.2.4)"),
     ("SOURCE request with ICE", "another protocol"),
     ("OPTIONS request with RTSP", "another protocol"),
     ("ANNOUNCE request with RTSP", "another protocol"),
     ("PRI request HTTP2", "another protocol"),
     ("No HTTP version", "HTTP/0.9"),
-    (
-        "`chunked` as last transfer-encoding",
-        "400: `#` in the target",
-    ),
+    ("`chunked` as last transfer-encoding", "400: `#` in the target"),
     ("Fragment in URI", "400: `#` in the target"),
-    (
-        "`host:port` and basic auth",
-        "400: userinfo in the target (RFC 9110 section 4.2.4)",
-    ),
+    ("`host:port` and basic auth", "400: userinfo in the target (RFC 9110 section 4.2.4)"),
     // Responses.
-    (
-        "HTTP 101 response with Upgrade and",
-        "a tunnel follows, which is no message",
-    ),
-    (
-        "response/connection.md 13",
-        "surplus bytes between responses are never skipped",
-    ),
-    (
-        "HTTP 100 first, then 400",
-        "surplus bytes between responses are never skipped",
-    ),
-    (
-        "response/pipelining.md 1",
-        "surplus bytes between responses are never skipped",
-    ),
-    (
-        "Response starting with CRLF",
-        "surplus bytes before a response are never skipped",
-    ),
+    ("HTTP 101 response with Upgrade and", "a tunnel follows, which is no message"),
+    ("response/connection.md 13", "surplus bytes between responses are never skipped"),
+    ("HTTP 100 first, then 400", "surplus bytes between responses are never skipped"),
+    ("response/pipelining.md 1", "surplus bytes between responses are never skipped"),
+    ("Response starting with CRLF", "surplus bytes before a response are never skipped"),
     ("RTSP response", "another protocol"),
     ("ICE response", "another protocol"),
     ("HTTP version 0.9", "502: no version that we can speak"),
-    (
-        "response/transfer-encoding.md 2",
-        "502: chunked is not last, the framing is ambiguous",
-    ),
-    (
-        "response/transfer-encoding.md 3",
-        "502: chunked is not last, the framing is ambiguous",
-    ),
+    ("response/transfer-encoding.md 2", "502: chunked is not last, the framing is ambiguous"),
+    ("response/transfer-encoding.md 3", "502: chunked is not last, the framing is ambiguous"),
     ("response/transfer-encoding.md 4", "502: no such coding"),
 ];
 
@@ -118,12 +82,7 @@ fn requests_and_responses_are_judged_as_llhttp_does() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {judged} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {judged} wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(judged > 100, "only {judged} cases found");
 }
 
@@ -165,12 +124,7 @@ fn cases(file: &str, text: &str) -> Vec<Case> {
                 number += 1;
                 let place = format!("{file} {number}: {heading}");
                 let is_request = kind == "request";
-                found.push(Case {
-                    place,
-                    is_request,
-                    input: bytes(&input),
-                    log,
-                });
+                found.push(Case { place, is_request, input: bytes(&input), log });
             }
         }
     }
@@ -178,10 +132,7 @@ fn cases(file: &str, text: &str) -> Vec<Case> {
 }
 
 fn block<'t>(lines: &mut impl Iterator<Item = &'t str>) -> String {
-    lines
-        .take_while(|line| *line != "```")
-        .collect::<Vec<_>>()
-        .join("\n")
+    lines.take_while(|line| *line != "```").collect::<Vec<_>>().join("\n")
 }
 
 /// As llhttp's own test reads a block: a backslash at the end of a line joins it to the next, line
@@ -200,10 +151,7 @@ fn bytes(block: &str) -> Vec<u8> {
                 (number(&[*a, *b], 16), 4)
             }
             (b'\\', [a @ b'0'..=b'7', ..]) => {
-                let digits = tail
-                    .iter()
-                    .take(3)
-                    .take_while(|it| (b'0'..=b'7').contains(it));
+                let digits = tail.iter().take(3).take_while(|it| (b'0'..=b'7').contains(it));
                 let len = digits.count();
                 debug_assert!(a.is_ascii_digit());
                 (number(&tail[..len], 8), 1 + len)
@@ -221,17 +169,9 @@ fn number(digits: &[u8], radix: u32) -> u8 {
 }
 
 fn judge(case: &Case) -> Result<(), String> {
-    let input = if case.is_request {
-        with_hosts(&case.input)
-    } else {
-        case.input.clone()
-    };
+    let input = if case.is_request { with_hosts(&case.input) } else { case.input.clone() };
     let run = |pieces: &[&[u8]]| {
-        if case.is_request {
-            requests(pieces)
-        } else {
-            responses(pieces)
-        }
+        if case.is_request { requests(pieces) } else { responses(pieces) }
     };
     let whole = run(&[&input]);
     let singles: Vec<&[u8]> = input.chunks(1).collect();
@@ -246,10 +186,7 @@ fn judge(case: &Case) -> Result<(), String> {
         }
     }
     let must_refuse = case.log.lines().any(|line| {
-        let code = line
-            .split("error code=")
-            .nth(1)
-            .and_then(|it| it.split(' ').next());
+        let code = line.split("error code=").nth(1).and_then(|it| it.split(' ').next());
         // 21 to 23 are pauses, not errors.
         code.is_some_and(|code| !matches!(code, "21" | "22" | "23"))
     });
@@ -262,9 +199,7 @@ fn judge(case: &Case) -> Result<(), String> {
         (None, true) => Err(format!("not refused: {whole:?}")),
         (Some(reason), false) => Err(format!("refused: {reason}")),
         (None, false) if (whole.heads, whole.body_bytes) == (heads, body_bytes) => Ok(()),
-        (None, false) => Err(format!(
-            "{heads} heads, {body_bytes} body bytes, but {whole:?}"
-        )),
+        (None, false) => Err(format!("{heads} heads, {body_bytes} body bytes, but {whole:?}")),
     }
 }
 
@@ -371,9 +306,7 @@ fn requests(pieces: &[&[u8]]) -> Outcome {
     let mut parser = RequestParser::default();
     stream(pieces, |bytes| {
         let mut storage = FieldStorage::new();
-        let parsed = parser
-            .parse(bytes, &mut storage)
-            .map_err(|reason| format!("{reason:?}"))?;
+        let parsed = parser.parse(bytes, &mut storage).map_err(|reason| format!("{reason:?}"))?;
         Ok(parsed.map(|(it, len)| (len, it.facts.framing, it.facts.persistent)))
     })
 }
@@ -384,12 +317,7 @@ fn responses(pieces: &[&[u8]]) -> Outcome {
         let mut storage = FieldStorage::new();
         let parsed = parser.parse(bytes, &mut storage, Method::Get);
         let parsed = parsed.map_err(|reason| format!("{reason:?}"))?;
-        Ok(parsed.map(|(it, len)| {
-            (
-                len,
-                it.facts.framing,
-                it.facts.persistent || it.facts.is_interim,
-            )
-        }))
+        Ok(parsed
+            .map(|(it, len)| (len, it.facts.framing, it.facts.persistent || it.facts.is_interim)))
     })
 }

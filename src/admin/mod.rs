@@ -107,20 +107,16 @@ impl Admin {
         on_request: OnRequest,
     ) -> io::Result<JoinHandle<()>> {
         listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                let served = runtime.block_on(async {
-                    let listener = tokio::net::TcpListener::from_std(listener)?;
-                    axum::serve(listener, app(state, on_request)).await
-                });
-                if let Err(error) = served {
-                    tracing::error!(%error, "the admin interface ended");
-                }
-            })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(listener, app(state, on_request)).await
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin interface ended");
+            }
+        })
     }
 }
 
@@ -140,10 +136,7 @@ fn app(state: State, on_request: OnRequest) -> axum::Router {
         .route("/admin/shutdown", post(shutdown))
         .fallback(unknown)
         .layer(middleware::from_fn(refuse_other_sites))
-        .with_state(Context {
-            state,
-            on_request: Arc::new(on_request),
-        })
+        .with_state(Context { state, on_request: Arc::new(on_request) })
 }
 
 async fn ready(extract::State(context): extract::State<Context>) -> Response {
@@ -188,19 +181,12 @@ impl Context {
 }
 
 async fn unknown(uri: Uri) -> Response {
-    let text = format!(
-        "nothing at {}; there is:\n{}\n",
-        uri.path(),
-        PATHS.join("\n")
-    );
+    let text = format!("nothing at {}; there is:\n{}\n", uri.path(), PATHS.join("\n"));
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
 async fn refuse_other_sites(request: extract::Request, next: Next) -> Response {
-    let reads = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     match own_site(request.headers()) {
         Err(why) if !reads => (StatusCode::FORBIDDEN, format!("refused: {why}\n")).into_response(),
         _ => next.run(request).await,
@@ -211,10 +197,7 @@ async fn refuse_other_sites(request: extract::Request, next: Next) -> Response {
 fn own_site(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse::<Authority>().ok()),
+        (Some(host), None) => host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()),
         _ => None,
     };
     let Some(host) = host.filter(|host| !host.as_str().contains('@')) else {
@@ -224,10 +207,7 @@ fn own_site(headers: &HeaderMap) -> Result<(), &'static str> {
         return Err("Host must be an IP address or localhost");
     }
     for origin in headers.get_all(header::ORIGIN) {
-        let own = origin
-            .to_str()
-            .ok()
-            .and_then(|text| text.strip_prefix("http://"));
+        let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://"));
         if !own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str())) {
             return Err("Origin is another site");
         }
@@ -238,10 +218,7 @@ fn own_site(headers: &HeaderMap) -> Result<(), &'static str> {
 /// An address needs no name service, and localhost means this machine in every browser. The name
 /// that the listener is bound to is an address too.
 fn is_local_name(host: &str) -> bool {
-    let address = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     address.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 

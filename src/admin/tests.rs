@@ -16,27 +16,17 @@ fn start() -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let listeners = vec!["127.0.0.1:4140".parse().unwrap()];
-    let state = State::new(Info {
-        version: "1.2.3",
-        cores: vec![0, 1],
-        listeners,
-    });
+    let state = State::new(Info { version: "1.2.3", cores: vec![0, 1], listeners });
     let (sender, requests) = mpsc::channel();
     let on_request = move |request| sender.send(request).unwrap();
     Admin::start(listener, state.clone(), Box::new(on_request)).unwrap();
-    Running {
-        address,
-        state,
-        requests,
-    }
+    Running { address, state, requests }
 }
 
 impl Running {
     fn ask(&self, line: &str, fields: &str) -> String {
         let mut socket = TcpStream::connect(self.address).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let head = format!("{line} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
         socket.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -45,10 +35,7 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> String {
-        self.ask(
-            &format!("GET {path}"),
-            &format!("Host: {}\r\n", self.address),
-        )
+        self.ask(&format!("GET {path}"), &format!("Host: {}\r\n", self.address))
     }
 }
 
@@ -90,26 +77,17 @@ fn it_says_what_it_is() {
     assert_eq!(info["pid"], std::process::id());
     assert_eq!(info["cores"], json!([0, 1]));
     assert_eq!(info["listeners"], json!(["127.0.0.1:4140"]));
-    assert_eq!(
-        info["started"].as_str().unwrap().len(),
-        "2026-01-01T00:00:00Z".len()
-    );
+    assert_eq!(info["started"].as_str().unwrap().len(), "2026-01-01T00:00:00Z".len());
 }
 
 #[test]
 fn orders_reach_the_supervisor() {
     let running = start();
     let own = format!("Host: {0}\r\nOrigin: http://{0}\r\n", running.address);
-    for fields in [
-        "Host: 127.0.0.1\r\n",
-        "Host: localhost:9990\r\n",
-        "Host: [::1]:1\r\n",
-        &own,
-    ] {
-        for (path, request) in [
-            ("/admin/drain", Request::Drain),
-            ("/admin/shutdown", Request::Shutdown),
-        ] {
+    for fields in ["Host: 127.0.0.1\r\n", "Host: localhost:9990\r\n", "Host: [::1]:1\r\n", &own] {
+        for (path, request) in
+            [("/admin/drain", Request::Drain), ("/admin/shutdown", Request::Shutdown)]
+        {
             let answer = running.ask(&format!("POST {path}"), fields);
             assert!(answer.starts_with("HTTP/1.1 200"), "{fields}: {answer}");
             let received = running.requests.recv_timeout(Duration::from_secs(20));
@@ -154,18 +132,10 @@ fn what_is_not_there_comes_with_what_is() {
     }
     let answer = running.get("/admin/shutdown");
     assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
-    assert!(
-        answer.to_ascii_lowercase().contains("\r\nallow: post\r\n"),
-        "{answer}"
-    );
+    assert!(answer.to_ascii_lowercase().contains("\r\nallow: post\r\n"), "{answer}");
     let answer = running.ask("POST /admin/ping", "Host: localhost\r\n");
     assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
-    assert!(
-        answer
-            .to_ascii_lowercase()
-            .contains("\r\nallow: get,head\r\n"),
-        "{answer}"
-    );
+    assert!(answer.to_ascii_lowercase().contains("\r\nallow: get,head\r\n"), "{answer}");
     assert_eq!(running.requests.try_recv(), Err(mpsc::TryRecvError::Empty));
 }
 

@@ -25,10 +25,7 @@ impl Host {
     pub fn detect() -> Self {
         let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
         let status = fs::read_to_string("/proc/self/status").ok();
-        let allowed = status
-            .as_deref()
-            .and_then(allowed_list)
-            .and_then(kernel_list);
+        let allowed = status.as_deref().and_then(allowed_list).and_then(kernel_list);
         let online = online.as_deref().and_then(kernel_list);
         match (allowed, online) {
             (Some(allowed), Some(online)) => {
@@ -76,26 +73,16 @@ pub(super) fn as_text(cores: &[usize]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut rest = cores;
     while let Some(&first) = rest.first() {
-        let run = rest
-            .iter()
-            .enumerate()
-            .take_while(|(at, core)| **core == first + at)
-            .count();
+        let run = rest.iter().enumerate().take_while(|(at, core)| **core == first + at).count();
         let last = first + run - 1;
-        parts.push(if run == 1 {
-            first.to_string()
-        } else {
-            format!("{first}-{last}")
-        });
+        parts.push(if run == 1 { first.to_string() } else { format!("{first}-{last}") });
         rest = &rest[run..];
     }
     parts.join(",")
 }
 
 fn allowed_list(status: &str) -> Option<&str> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+    status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
 }
 
 /// A list as the kernel writes it, which may also be empty.
@@ -116,11 +103,7 @@ fn range(text: &str) -> Option<(usize, usize)> {
 /// Digits only: `usize::from_str` would take a sign.
 fn number(text: &str) -> Option<usize> {
     let text = text.trim();
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]

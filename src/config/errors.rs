@@ -30,10 +30,7 @@ impl Errors {
     pub(super) fn new(origin: &str, mut issues: Vec<Issue>) -> Self {
         debug_assert!(!issues.is_empty());
         issues.sort_by_key(|issue| (issue.line, issue.column));
-        Errors {
-            origin: origin.to_owned(),
-            issues,
-        }
+        Errors { origin: origin.to_owned(), issues }
     }
 
     pub fn issues(&self) -> &[Issue] {
@@ -172,11 +169,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(marks: Marks) -> Self {
-        Report {
-            marks,
-            issues: Vec::new(),
-            broken: Vec::new(),
-        }
+        Report { marks, issues: Vec::new(), broken: Vec::new() }
     }
 
     pub(super) fn push(&mut self, issue: Issue) {
@@ -195,10 +188,7 @@ impl Report {
 
     /// The key at `path` should not be there; its value is not looked at.
     pub(super) fn key(&mut self, path: &Path, wrong: String, allowed: String) {
-        let at = self
-            .marks
-            .key(path)
-            .unwrap_or_else(|| self.marks.nearest(path));
+        let at = self.marks.key(path).unwrap_or_else(|| self.marks.nearest(path));
         self.add(at, path, wrong, allowed);
     }
 
@@ -209,9 +199,7 @@ impl Report {
 
     /// Whether `path` or anything above it was reported as wrong.
     pub(super) fn is_broken(&self, path: &Path) -> bool {
-        self.broken
-            .iter()
-            .any(|broken| path.steps().starts_with(broken.steps()))
+        self.broken.iter().any(|broken| path.steps().starts_with(broken.steps()))
     }
 
     /// Whether anything at, above or below `path` was reported as wrong.
@@ -226,12 +214,6 @@ impl Report {
 
     fn add(&mut self, at: Position, path: &Path, wrong: String, allowed: String) {
         let Position { line, column } = at;
-        self.issues.push(Issue {
-            line,
-            column,
-            path: path.to_string(),
-            wrong,
-            allowed,
-        });
+        self.issues.push(Issue { line, column, path: path.to_string(), wrong, allowed });
     }
 }

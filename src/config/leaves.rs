@@ -36,11 +36,7 @@ impl Check<'_> {
             Some(number) if range.contains(&number) => number,
             number => {
                 let integer = number.is_some() || value.as_i64().is_some();
-                let wrong = if integer {
-                    "out of range"
-                } else {
-                    "wrong type"
-                };
+                let wrong = if integer { "out of range" } else { "wrong type" };
                 let (least, most) = range.into_inner();
                 let allowed = format!("a whole number from {least} to {most}");
                 self.refuse(at, wrong, value, allowed);
@@ -64,8 +60,7 @@ impl Check<'_> {
         }
         let (least, most) = range.into_inner();
         let allowed = format!("a power of two from {least} to {most}");
-        self.report
-            .value(at, format!("not a power of two ({number})"), allowed);
+        self.report.value(at, format!("not a power of two ({number})"), allowed);
         default
     }
 
@@ -120,8 +115,7 @@ impl Check<'_> {
             Some((_, meaning)) => *meaning,
             None => {
                 let hint = near::hint(text, &known);
-                self.report
-                    .value(at, format!("unknown word ({text:?}{hint})"), allowed);
+                self.report.value(at, format!("unknown word ({text:?}{hint})"), allowed);
                 default
             }
         }
@@ -132,8 +126,7 @@ impl Check<'_> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
         if !(1..=64).contains(&text.len()) || !text.bytes().all(plain) {
             let allowed = "1 to 64 letters, digits, and any of - _ .";
-            self.report
-                .value(at, format!("not a name ({text:?})"), allowed);
+            self.report.value(at, format!("not a name ({text:?})"), allowed);
         }
     }
 
@@ -143,8 +136,7 @@ impl Check<'_> {
             return default;
         };
         text.parse().unwrap_or_else(|_| {
-            self.report
-                .value(at, format!("not an IP address ({text:?})"), ALLOWED);
+            self.report.value(at, format!("not an IP address ({text:?})"), ALLOWED);
             default
         })
     }
@@ -173,13 +165,11 @@ impl Check<'_> {
 
     /// Reports what must be there and is not.
     pub(super) fn missing(&mut self, at: &Path, allowed: impl Display) {
-        self.report
-            .value(at, "needed, and not there".to_owned(), allowed);
+        self.report.value(at, "needed, and not there".to_owned(), allowed);
     }
 
     pub(super) fn refuse(&mut self, at: &Path, wrong: &str, value: &Value, allowed: impl Display) {
-        self.report
-            .value(at, format!("{wrong} ({})", written(value)), allowed);
+        self.report.value(at, format!("{wrong} ({})", written(value)), allowed);
     }
 }
 

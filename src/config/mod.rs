@@ -215,11 +215,7 @@ impl Config {
         let root = shape::read(document.value, &mut report);
         let config = validate::config(&root, host, &mut report);
         let issues = report.into_issues();
-        if issues.is_empty() {
-            Ok(config)
-        } else {
-            Err(Errors::new(origin, issues))
-        }
+        if issues.is_empty() { Ok(config) } else { Err(Errors::new(origin, issues)) }
     }
 }
 
@@ -258,11 +254,7 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             let fits = path.len() > 1 && path.len() <= UNIX_PATH_MAX_BYTES;
             let plain = path.starts_with('/') && !path.contains('\0');
-            return if fits && plain {
-                Ok(Address::Unix(path.into()))
-            } else {
-                Err(NotAnAddress)
-            };
+            return if fits && plain { Ok(Address::Unix(path.into())) } else { Err(NotAnAddress) };
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() != 0 => Ok(Address::Ip(address)),

@@ -10,18 +10,12 @@ pub(super) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     // One or two letters are a part of too many names.
     let part = |name: &&&str| name.contains(written) || written.contains(**name);
-    if written.len() > 2 {
-        known.iter().find(part).copied()
-    } else {
-        None
-    }
+    if written.len() > 2 { known.iter().find(part).copied() } else { None }
 }
 
 /// The suggestion as the end of a remark; empty where there is none.
 pub(super) fn hint(written: &str, known: &[&str]) -> String {
-    nearest(written, known)
-        .map(|name| format!("; did you mean {name}?"))
-        .unwrap_or_default()
+    nearest(written, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
 /// Levenshtein distance, in bytes: names are mostly ASCII.
@@ -45,14 +39,7 @@ mod tests {
 
     #[test]
     fn a_typing_error_is_recognised_and_another_word_is_not() {
-        let known = [
-            "label",
-            "servers",
-            "routes",
-            "max_body_bytes",
-            "connect_ms",
-            "ip",
-        ];
+        let known = ["label", "servers", "routes", "max_body_bytes", "connect_ms", "ip"];
         for (written, meant) in [
             ("lable", Some("label")),
             ("server", Some("servers")),

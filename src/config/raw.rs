@@ -173,10 +173,7 @@ impl Short for Endpoint {
     const SHAPES: &'static str = "an address, or a mapping with the keys address and weight";
 
     fn from_text(text: &str) -> Option<Self> {
-        Some(Endpoint {
-            address: Some(text.into()),
-            weight: None,
-        })
+        Some(Endpoint { address: Some(text.into()), weight: None })
     }
 }
 
@@ -184,10 +181,7 @@ impl Short for Admin {
     const SHAPES: &'static str = "a mapping with the keys ip and port, or off";
 
     fn from_text(text: &str) -> Option<Self> {
-        Some(Admin {
-            word: Some(text.to_owned()),
-            ..Admin::default()
-        })
+        Some(Admin { word: Some(text.to_owned()), ..Admin::default() })
     }
 }
 

@@ -24,11 +24,8 @@ const VIA: &str = "ringlane";
 const X_FORWARDED: Mode = Mode::Append;
 const FORWARDED: Mode = Mode::Off;
 
-const MODES: [(&str, Mode); 3] = [
-    ("off", Mode::Off),
-    ("append", Mode::Append),
-    ("overwrite", Mode::Overwrite),
-];
+const MODES: [(&str, Mode); 3] =
+    [("off", Mode::Off), ("append", Mode::Append), ("overwrite", Mode::Overwrite)];
 
 pub(super) fn routers(
     raw: &List<raw::Router>,
@@ -49,10 +46,7 @@ pub(super) fn routers(
         let sound = |first: usize| !check.report.is_touched(&list.index(first).key("label"));
         let same = |first: &usize| routers[*first].label == router.label && sound(*first);
         if let Some(first) = (0..i).find(same) {
-            let wrong = format!(
-                "duplicate label ({:?}, as routers[{first}] has)",
-                router.label
-            );
+            let wrong = format!("duplicate label ({:?}, as routers[{first}] has)", router.label);
             let allowed = "a label that no other router has (it is \"http\" where none is given)";
             check.report.value(&label_at, wrong, allowed);
         }
@@ -90,9 +84,7 @@ fn servers(raw: &List<raw::Server>, at: &Path, check: &mut Check) -> Vec<Server>
             check.missing(&at.key("port"), "a whole number from 0 to 65535");
         }
         let port = check.number(&at.key("port"), &raw.0.port, 0, PORTS) as u16;
-        Server {
-            address: SocketAddr::new(ip, port),
-        }
+        Server { address: SocketAddr::new(ip, port) }
     };
     raw.iter().enumerate().map(server).collect()
 }
@@ -118,11 +110,7 @@ fn routes(raw: &List<raw::Route>, services: &[&str], at: &Path, check: &mut Chec
         let sound = |first: usize| !check.report.is_touched(&at.index(first));
         if let Some(first) = (0..i).find(|&first| hides(&routes[first]) && sound(first)) {
             let wrong = format!("never reached: routes[{first}] takes all that this would match");
-            check.report.value(
-                &own,
-                wrong,
-                "routes from the most special to the most general",
-            );
+            check.report.value(&own, wrong, "routes from the most special to the most general");
         }
         routes.push(route);
     }
@@ -134,17 +122,13 @@ fn host(leaf: &Leaf, at: &Path, check: &mut Check) -> Option<String> {
     const ALLOWED: &str = "a host name or address without port, such as api.example.com or [::1]";
     let text = check.text(at, leaf, ALLOWED)?;
     let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let literal = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
+    let literal = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     let valid = match literal {
         Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
         None => (1..=255).contains(&text.len()) && text.bytes().all(name),
     };
     if !valid {
-        check
-            .report
-            .value(at, format!("not a host ({text:?})"), ALLOWED);
+        check.report.value(at, format!("not a host ({text:?})"), ALLOWED);
     }
     Some(text.to_ascii_lowercase())
 }
@@ -157,9 +141,7 @@ fn path_prefix(leaf: &Leaf, at: &Path, check: &mut Check) -> Option<String> {
     let dots = |segment: &str| segment == "." || segment == "..";
     let valid = text.starts_with('/') && text.bytes().all(printable) && !text.split('/').any(dots);
     if !valid {
-        check
-            .report
-            .value(at, format!("not a path ({text:?})"), ALLOWED);
+        check.report.value(at, format!("not a path ({text:?})"), ALLOWED);
     }
     Some(text.to_owned())
 }
@@ -176,42 +158,21 @@ fn service(leaf: &Leaf, services: &[&str], at: &Path, check: &mut Check) -> usiz
     let Some(name) = check.text(at, leaf, &allowed) else {
         return 0;
     };
-    services
-        .iter()
-        .position(|service| *service == name)
-        .unwrap_or_else(|| {
-            let hint = near::hint(name, services);
-            check
-                .report
-                .value(at, format!("unknown service ({name:?}{hint})"), allowed);
-            0
-        })
+    services.iter().position(|service| *service == name).unwrap_or_else(|| {
+        let hint = near::hint(name, services);
+        check.report.value(at, format!("unknown service ({name:?}{hint})"), allowed);
+        0
+    })
 }
 
 fn timeouts(raw: &raw::RouterTimeouts, at: &Path, check: &mut Check) -> ClientTimeouts {
     let key = |name| at.key(name);
     ClientTimeouts {
-        head: check.millis(
-            &key("head_timeout_ms"),
-            &raw.head_timeout_ms,
-            HEAD_TIMEOUT_MS,
-        ),
-        idle: check.millis(
-            &key("idle_timeout_ms"),
-            &raw.idle_timeout_ms,
-            IDLE_TIMEOUT_MS,
-        ),
-        stall: check.millis(
-            &key("stall_timeout_ms"),
-            &raw.stall_timeout_ms,
-            STALL_TIMEOUT_MS,
-        ),
+        head: check.millis(&key("head_timeout_ms"), &raw.head_timeout_ms, HEAD_TIMEOUT_MS),
+        idle: check.millis(&key("idle_timeout_ms"), &raw.idle_timeout_ms, IDLE_TIMEOUT_MS),
+        stall: check.millis(&key("stall_timeout_ms"), &raw.stall_timeout_ms, STALL_TIMEOUT_MS),
         linger: check.millis_or_zero(&key("linger_ms"), &raw.linger_ms, LINGER_MS),
-        tunnel: check.millis(
-            &key("tunnel_timeout_ms"),
-            &raw.tunnel_timeout_ms,
-            TUNNEL_TIMEOUT_MS,
-        ),
+        tunnel: check.millis(&key("tunnel_timeout_ms"), &raw.tunnel_timeout_ms, TUNNEL_TIMEOUT_MS),
     }
 }
 
@@ -233,11 +194,7 @@ fn upgrades(raw: Option<&[Leaf]>, at: &Path, check: &mut Check) -> Vec<String> {
         // Upgrade holds protocol-name ["/" protocol-version] (RFC 9110 7.8).
         let is_protocol = text.splitn(2, '/').all(is_token);
         if !is_protocol || lower == "h2c" {
-            check.report.value(
-                &at,
-                format!("not a protocol to forward ({text:?})"),
-                ALLOWED,
-            );
+            check.report.value(&at, format!("not a protocol to forward ({text:?})"), ALLOWED);
         } else if !upgrades.contains(&lower) {
             upgrades.push(lower);
         }
@@ -248,12 +205,7 @@ fn upgrades(raw: Option<&[Leaf]>, at: &Path, check: &mut Check) -> Vec<String> {
 fn forwarding(raw: &raw::Forwarding, at: &Path, check: &mut Check) -> Forwarding {
     Forwarding {
         via: via(&raw.via, &at.key("via"), check),
-        x_forwarded: check.word(
-            &at.key("x_forwarded"),
-            &raw.x_forwarded,
-            X_FORWARDED,
-            &MODES,
-        ),
+        x_forwarded: check.word(&at.key("x_forwarded"), &raw.x_forwarded, X_FORWARDED, &MODES),
         forwarded: check.word(&at.key("forwarded"), &raw.forwarded, FORWARDED, &MODES),
     }
 }
@@ -262,9 +214,7 @@ fn via(leaf: &Leaf, at: &Path, check: &mut Check) -> Option<String> {
     const ALLOWED: &str = "a pseudonym of letters and digits, or off";
     let text = check.text(at, leaf, ALLOWED).unwrap_or(VIA);
     if !is_token(text) {
-        check
-            .report
-            .value(at, format!("not a pseudonym ({text:?})"), ALLOWED);
+        check.report.value(at, format!("not a pseudonym ({text:?})"), ALLOWED);
     }
     (text != "off").then(|| text.to_owned())
 }

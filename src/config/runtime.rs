@@ -23,38 +23,18 @@ struct Key {
 
 /// `runtime.shard` and the keys of `runtime.per_core` but `cores`.
 static KEYS: [Key; 5] = [
-    Key {
-        name: "max_connections",
-        default: 50_000,
-        range: 1..=10_000_000,
-        power_of_two: false,
-    },
+    Key { name: "max_connections", default: 50_000, range: 1..=10_000_000, power_of_two: false },
     // The kernel's IORING_MAX_ENTRIES.
-    Key {
-        name: "ring_entries",
-        default: 4_096,
-        range: 16..=32_768,
-        power_of_two: true,
-    },
+    Key { name: "ring_entries", default: 4_096, range: 16..=32_768, power_of_two: true },
     // The kernel's limit for a ring of provided buffers.
-    Key {
-        name: "head_buffers",
-        default: 4_096,
-        range: 16..=32_768,
-        power_of_two: true,
-    },
+    Key { name: "head_buffers", default: 4_096, range: 16..=32_768, power_of_two: true },
     Key {
         name: "max_buffered_bytes",
         default: 64 << 20,
         range: 1 << 20..=1 << 40,
         power_of_two: false,
     },
-    Key {
-        name: "spin_us",
-        default: 0,
-        range: 0..=1_000_000,
-        power_of_two: false,
-    },
+    Key { name: "spin_us", default: 0, range: 0..=1_000_000, power_of_two: false },
 ];
 
 pub(super) fn runtime(raw: &raw::Runtime, at: &Path, check: &mut Check) -> Runtime {
@@ -62,17 +42,12 @@ pub(super) fn runtime(raw: &raw::Runtime, at: &Path, check: &mut Check) -> Runti
     let defaults = std::array::from_fn(|i| KEYS[i].default);
     let shard = numbers(raw.shard.0.leaves(), defaults, &at.key("shard"), check);
     let overrides = overrides(raw, &cores, &at.key("per_core"), check);
-    let shards = cores
-        .iter()
-        .map(|&core| settings(core, shard, &overrides))
-        .collect();
+    let shards = cores.iter().map(|&core| settings(core, shard, &overrides)).collect();
     let control_cores = match raw.control_cores.as_ref().and_then(|value| value.as_str()) {
         Some("any") => Vec::new(),
         _ => {
             let at = at.key("control_cores");
-            check
-                .cores(&at, &raw.control_cores, "any, or ")
-                .unwrap_or_default()
+            check.cores(&at, &raw.control_cores, "any, or ").unwrap_or_default()
         }
     };
     let drain_ms = &at.key("drain_ms");
@@ -124,29 +99,15 @@ fn overrides(raw: &raw::Runtime, cores: &[usize], at: &Path, check: &mut Check) 
     let mut overrides: Vec<Override> = Vec::new();
     for (i, entry) in raw.per_core.iter().flatten().enumerate() {
         let (entry, at) = (&entry.0, at.index(i));
-        let own = numbers(
-            entry.leaves(),
-            std::array::from_fn(|i| KEYS[i].default),
-            &at,
-            check,
-        );
+        let own = numbers(entry.leaves(), std::array::from_fn(|i| KEYS[i].default), &at, check);
         for core in override_cores(entry, cores, &at.key("cores"), check) {
             for number in (0..KEYS.len()).filter(|i| entry.leaves()[*i].is_some()) {
-                if overrides
-                    .iter()
-                    .any(|other| (other.core, other.number) == (core, number))
-                {
+                if overrides.iter().any(|other| (other.core, other.number) == (core, number)) {
                     let wrong = format!("core {core} has been given this number further up");
-                    check
-                        .report
-                        .value(&at.key(KEYS[number].name), wrong, "once for each core");
+                    check.report.value(&at.key(KEYS[number].name), wrong, "once for each core");
                     continue;
                 }
-                overrides.push(Override {
-                    core,
-                    number,
-                    value: own[number],
-                });
+                overrides.push(Override { core, number, value: own[number] });
             }
         }
     }
@@ -171,9 +132,7 @@ fn override_cores(
     named.sort_unstable();
     named.dedup();
     if let Some(core) = named.iter().find(|core| !with_shards.contains(core)) {
-        check
-            .report
-            .value(at, format!("core {core} runs no shard"), allowed);
+        check.report.value(at, format!("core {core} runs no shard"), allowed);
         named.clear();
     }
     named
@@ -183,13 +142,7 @@ fn settings(core: usize, mut numbers: Numbers, overrides: &[Override]) -> ShardS
     for own in overrides.iter().filter(|own| own.core == core) {
         numbers[own.number] = own.value;
     }
-    let [
-        max_connections,
-        ring_entries,
-        head_buffers,
-        max_buffered_bytes,
-        spin_us,
-    ] = numbers;
+    let [max_connections, ring_entries, head_buffers, max_buffered_bytes, spin_us] = numbers;
     ShardSettings {
         core,
         max_connections: max_connections as usize,

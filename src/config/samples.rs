@@ -12,9 +12,7 @@ use super::errors::Report;
 use super::{Config, Host, shape, yaml};
 
 fn sample(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("config")
-        .join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -28,16 +26,8 @@ fn keys(value: &Value, at: &str, with_null: bool, found: &mut BTreeSet<String>) 
     match value {
         Value::Mapping(map) => {
             for (key, value) in map {
-                let name = if at == "services" {
-                    "*"
-                } else {
-                    key.as_str().unwrap()
-                };
-                let path = if at.is_empty() {
-                    name.to_owned()
-                } else {
-                    format!("{at}.{name}")
-                };
+                let name = if at == "services" { "*" } else { key.as_str().unwrap() };
+                let path = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
                 keys(value, &path, with_null, found);
                 if with_null || !value.is_null() {
                     found.insert(path);
@@ -60,18 +50,11 @@ fn the_reference_shows_every_key_and_no_other() {
     keys(&document.value, "", false, &mut written);
     let mut report = Report::new(document.marks);
     let root = shape::read(document.value, &mut report);
-    assert_eq!(
-        report.into_issues(),
-        [],
-        "a key that the code does not know"
-    );
+    assert_eq!(report.into_issues(), [], "a key that the code does not know");
     keys(&serde_yaml::to_value(&root).unwrap(), "", true, &mut known);
     let missing: Vec<_> = known.difference(&written).collect();
     assert!(missing.is_empty(), "config/ringlane.yaml lacks {missing:?}");
-    assert!(
-        known.contains("runtime.per_core[].spin_us") && known.len() > 50,
-        "{known:?}"
-    );
+    assert!(known.contains("runtime.per_core[].spin_us") && known.len() > 50, "{known:?}");
 }
 
 #[test]
@@ -86,20 +69,14 @@ fn the_reference_shows_defaults() {
           web: {endpoints: ['127.0.0.1:8080']}
           api: {endpoints: ['127.0.0.1:8081']}
     ";
-    assert_eq!(
-        parse(&sample("ringlane.yaml")),
-        parse(only_what_has_no_default)
-    );
+    assert_eq!(parse(&sample("ringlane.yaml")), parse(only_what_has_no_default));
 }
 
 #[test]
 fn minimal_is_one_router_and_one_service() {
     let config = parse(&sample("minimal.yaml"));
     assert_eq!(config.runtime.shards.len(), 4);
-    assert_eq!(
-        config.admin.unwrap().address,
-        "127.0.0.1:9990".parse().unwrap()
-    );
+    assert_eq!(config.admin.unwrap().address, "127.0.0.1:9990".parse().unwrap());
     assert_eq!(config.routers.len(), 1);
     assert_eq!(config.services.len(), 1);
 }
@@ -107,22 +84,11 @@ fn minimal_is_one_router_and_one_service() {
 #[test]
 fn demo_is_what_the_issue_promises() {
     let config = parse(&sample("demo.yaml"));
-    assert_eq!(
-        config.routers[0].servers[0].address,
-        "127.0.0.1:4140".parse().unwrap()
-    );
-    assert_eq!(
-        config.admin.unwrap().address,
-        "127.0.0.1:9990".parse().unwrap()
-    );
+    assert_eq!(config.routers[0].servers[0].address, "127.0.0.1:4140".parse().unwrap());
+    assert_eq!(config.admin.unwrap().address, "127.0.0.1:9990".parse().unwrap());
     let endpoints = config.services[0].endpoints.iter();
-    let addresses: Vec<String> = endpoints
-        .map(|endpoint| endpoint.address.to_string())
-        .collect();
-    assert_eq!(
-        addresses,
-        ["127.0.0.1:9101", "127.0.0.1:9102", "127.0.0.1:9103"]
-    );
+    let addresses: Vec<String> = endpoints.map(|endpoint| endpoint.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:9101", "127.0.0.1:9102", "127.0.0.1:9103"]);
 }
 
 #[test]
@@ -141,18 +107,11 @@ fn per_core_overrides_reach_their_shards() {
 #[test]
 fn the_unit_waits_longer_than_a_drain() {
     let unit = sample("ringlane.service");
-    let stop = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("TimeoutStopSec="))
-        .unwrap();
+    let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
     let runtime = parse(&sample("minimal.yaml")).runtime;
     let stop = Duration::from_secs(stop.parse().unwrap());
     assert!(stop > runtime.drain + runtime.drain_grace);
-    for line in [
-        "LimitMEMLOCK=infinity",
-        "KillSignal=SIGTERM",
-        "NoNewPrivileges=yes",
-    ] {
+    for line in ["LimitMEMLOCK=infinity", "KillSignal=SIGTERM", "NoNewPrivileges=yes"] {
         assert!(unit.lines().any(|other| other == line), "{line}");
     }
 }

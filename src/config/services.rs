@@ -22,10 +22,7 @@ const POOL_IDLE_MS: u64 = 30_000;
 
 pub(super) fn services(raw: &Named<raw::Service>, at: &Path, check: &mut Check) -> Vec<Service> {
     if raw.0.is_empty() {
-        check.missing(
-            at,
-            "at least one service: a name, and below it its endpoints",
-        );
+        check.missing(at, "at least one service: a name, and below it its endpoints");
     }
     let service = |(name, raw): &(String, raw::Section<raw::Service>)| {
         let at = at.key(name);
@@ -60,11 +57,7 @@ fn endpoints(raw: &List<raw::Endpoint>, at: &Path, check: &mut Check) -> Vec<End
         };
         if endpoints.iter().any(|other| other.address == address) {
             let wrong = format!("duplicate endpoint ({address})");
-            check.report.value(
-                &at,
-                wrong,
-                "each address once (a weight makes it count for more)",
-            );
+            check.report.value(&at, wrong, "each address once (a weight makes it count for more)");
             continue;
         }
         endpoints.push(Endpoint { address, weight });
@@ -80,17 +73,13 @@ fn address(raw: &raw::Endpoint, at: &Path, check: &mut Check) -> Option<Address>
     let text = check.text(&key, &raw.address, NotAnAddress)?;
     let address = text.parse().ok();
     if address.is_none() {
-        check
-            .report
-            .value(&key, format!("bad address ({text:?})"), NotAnAddress);
+        check.report.value(&key, format!("bad address ({text:?})"), NotAnAddress);
     }
     address
 }
 
 fn balancer(raw: &raw::Balancer, at: &Path, check: &mut Check) -> Balancer {
-    let ewma = Balancer::Ewma {
-        decay: Duration::from_millis(DECAY_MS),
-    };
+    let ewma = Balancer::Ewma { decay: Duration::from_millis(DECAY_MS) };
     let kinds = [
         ("ewma", &ewma),
         ("least_loaded", &Balancer::LeastLoaded),
@@ -104,9 +93,7 @@ fn balancer(raw: &raw::Balancer, at: &Path, check: &mut Check) -> Balancer {
         other => {
             if raw.decay_ms.is_some() {
                 let wrong = "this balancer has no decay".to_owned();
-                check
-                    .report
-                    .value(&decay_at, wrong, "decay_ms with kind: ewma alone");
+                check.report.value(&decay_at, wrong, "decay_ms with kind: ewma alone");
             }
             other.clone()
         }
@@ -119,11 +106,7 @@ fn timeouts(raw: &raw::ServiceTimeouts, at: &Path, check: &mut Check) -> Upstrea
         connect: check.millis(&key("connect_ms"), &raw.connect_ms, CONNECT_MS),
         attempt: check.millis_or_none(&key("attempt_ms"), &raw.attempt_ms, ATTEMPT_MS),
         request: check.millis_or_none(&key("request_ms"), &raw.request_ms, REQUEST_MS),
-        expect: check.millis(
-            &key("expect_timeout_ms"),
-            &raw.expect_timeout_ms,
-            EXPECT_TIMEOUT_MS,
-        ),
+        expect: check.millis(&key("expect_timeout_ms"), &raw.expect_timeout_ms, EXPECT_TIMEOUT_MS),
     }
 }
 

@@ -60,15 +60,13 @@ fn take_out(root: &mut Value, path: &Path, whole_entry: bool) -> bool {
         value = inner;
     }
     match last {
-        Step::Key(name) if whole_entry => value
-            .as_mapping_mut()
-            .is_some_and(|map| map.shift_remove(name.as_str()).is_some()),
-        Step::Key(name) => value
-            .get_mut(name.as_str())
-            .is_some_and(|value| !std::mem::take(value).is_null()),
-        Step::Index(at) => value
-            .get_mut(*at)
-            .is_some_and(|value| !std::mem::take(value).is_null()),
+        Step::Key(name) if whole_entry => {
+            value.as_mapping_mut().is_some_and(|map| map.shift_remove(name.as_str()).is_some())
+        }
+        Step::Key(name) => {
+            value.get_mut(name.as_str()).is_some_and(|value| !std::mem::take(value).is_null())
+        }
+        Step::Index(at) => value.get_mut(*at).is_some_and(|value| !std::mem::take(value).is_null()),
     }
 }
 
@@ -93,21 +91,11 @@ impl Refusal {
                 }
                 allowed => (format!("wrong type ({wrong})"), allowed),
             };
-            return Refusal {
-                wrong,
-                allowed: allowed.to_owned(),
-                is_key: false,
-            };
+            return Refusal { wrong, allowed: allowed.to_owned(), is_key: false };
         };
         let known: Vec<&str> = allowed.split('`').skip(1).step_by(2).collect();
         let meant = near::nearest(unknown.trim_matches('`'), &known);
-        let hint = meant
-            .map(|name| format!(" (did you mean {name}?)"))
-            .unwrap_or_default();
-        Refusal {
-            wrong: format!("unknown key{hint}"),
-            allowed: known.join(", "),
-            is_key: true,
-        }
+        let hint = meant.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+        Refusal { wrong: format!("unknown key{hint}"), allowed: known.join(", "), is_key: true }
     }
 }

@@ -24,18 +24,10 @@ pub(super) fn config(root: &raw::Root, host: &Host, report: &mut Report) -> Conf
     let runtime = runtime::runtime(&root.runtime.0, &top.key("runtime"), check);
     let admin = admin(&root.admin.0, &top.key("admin"), check);
     let services = services::services(&root.services, &top.key("services"), check);
-    let names: Vec<&str> = services
-        .iter()
-        .map(|service| service.name.as_str())
-        .collect();
+    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     let routers = routers::routers(&root.routers, &names, &top.key("routers"), check);
     listeners_differ(admin.as_ref(), &routers, check);
-    Config {
-        runtime,
-        admin,
-        routers,
-        services,
-    }
+    Config { runtime, admin, routers, services }
 }
 
 fn admin(raw: &raw::Admin, at: &Path, check: &mut Check) -> Option<Admin> {
@@ -43,18 +35,14 @@ fn admin(raw: &raw::Admin, at: &Path, check: &mut Check) -> Option<Admin> {
         Some("off") => return None,
         Some(word) => {
             let allowed = "off, or a mapping with the keys ip and port";
-            check
-                .report
-                .value(at, format!("unknown word ({word:?})"), allowed);
+            check.report.value(at, format!("unknown word ({word:?})"), allowed);
             return None;
         }
         None => {}
     }
     let ip = check.ip(&at.key("ip"), &raw.ip, ADMIN_IP);
     let port = check.number(&at.key("port"), &raw.port, ADMIN_PORT, PORTS) as u16;
-    Some(Admin {
-        address: SocketAddr::new(ip, port),
-    })
+    Some(Admin { address: SocketAddr::new(ip, port) })
 }
 
 /// Two listeners that would fight over an address: the same one, or one address and all addresses
@@ -88,10 +76,7 @@ fn listeners_differ(admin: Option<&Admin>, routers: &[Router], check: &mut Check
     }
     for (i, router) in routers.iter().enumerate() {
         for (j, server) in router.servers.iter().enumerate() {
-            add(
-                server.address,
-                top.key("routers").index(i).key("servers").index(j),
-            );
+            add(server.address, top.key("routers").index(i).key("servers").index(j));
         }
     }
 }

@@ -29,25 +29,17 @@ pub(super) fn parse(text: &str) -> Result<Document, Issue> {
         Ok(value) => value,
         // serde_yaml stops at the first key given twice; what else is wrong is worth knowing too.
         Err(_) if !duplicates.is_empty() => {
-            serde_yaml::from_str::<FirstWins>(text)
-                .map_err(|error| syntax(&error))?
-                .0
+            serde_yaml::from_str::<FirstWins>(text).map_err(|error| syntax(&error))?.0
         }
         Err(error) => return Err(syntax(&error)),
     };
-    Ok(Document {
-        value,
-        marks,
-        duplicates,
-    })
+    Ok(Document { value, marks, duplicates })
 }
 
 fn syntax(error: &serde_yaml::Error) -> Issue {
     let message = error.to_string();
     let wrong = message.split(" at line ").next().unwrap_or_default();
-    let (line, column) = error
-        .location()
-        .map_or((1, 1), |at| (at.line(), at.column()));
+    let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
     Issue {
         line,
         column,
@@ -103,13 +95,11 @@ impl Walk {
                 self.value(at);
             }
             Event::MappingStart(..) => {
-                let frame = self
-                    .value(at)
-                    .map_or(Frame::Nameless, |path| Frame::Mapping {
-                        path,
-                        seen: HashMap::new(),
-                        key: None,
-                    });
+                let frame = self.value(at).map_or(Frame::Nameless, |path| Frame::Mapping {
+                    path,
+                    seen: HashMap::new(),
+                    key: None,
+                });
                 self.frames.push(frame);
             }
             Event::SequenceStart(..) => {
@@ -126,12 +116,7 @@ impl Walk {
     }
 
     fn scalar(&mut self, text: &str, at: Position) {
-        let Some(Frame::Mapping {
-            path,
-            seen,
-            key: key @ None,
-        }) = self.frames.last_mut()
-        else {
+        let Some(Frame::Mapping { path, seen, key: key @ None }) = self.frames.last_mut() else {
             self.value(at);
             return;
         };
@@ -168,10 +153,7 @@ impl Walk {
 }
 
 fn position(span: &Span) -> Position {
-    Position {
-        line: span.start.line(),
-        column: span.start.col() + 1,
-    }
+    Position { line: span.start.line(), column: span.start.col() + 1 }
 }
 
 /// A value in which the first of two equal keys holds, instead of being an error.
@@ -179,9 +161,7 @@ struct FirstWins(Value);
 
 impl<'de> Deserialize<'de> for FirstWins {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_any(FirstWinsVisitor)
-            .map(FirstWins)
+        deserializer.deserialize_any(FirstWinsVisitor).map(FirstWins)
     }
 }
 

@@ -12,9 +12,7 @@ fn trio() -> Running {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket
 }
 
@@ -26,16 +24,9 @@ fn ask(address: SocketAddr, line: &str, fields: &str, body: &[u8]) -> (String, V
     socket.write_all(body).unwrap();
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).unwrap();
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .unwrap()
-        + 4;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
     let body = answer.split_off(end);
-    (
-        String::from_utf8(answer).unwrap().to_ascii_lowercase(),
-        body,
-    )
+    (String::from_utf8(answer).unwrap().to_ascii_lowercase(), body)
 }
 
 #[test]
@@ -55,22 +46,12 @@ fn made_bodies_have_their_length_and_pattern() {
     let (head, body) = ask(address, "GET /bytes/130k", "", b"");
     assert!(head.contains("\r\ncontent-length: 133120\r\n"), "{head}");
     assert_eq!(body.len(), 133_120);
-    assert!(
-        body.iter()
-            .enumerate()
-            .all(|(at, byte)| *byte == PATTERN[at % PATTERN.len()])
-    );
+    assert!(body.iter().enumerate().all(|(at, byte)| *byte == PATTERN[at % PATTERN.len()]));
     let (head, body) = ask(address, "GET /chunked/5", "", b"");
-    assert!(
-        head.contains("\r\ntransfer-encoding: chunked\r\n"),
-        "{head}"
-    );
+    assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
     assert_eq!(body, b"5\r\n01234\r\n0\r\n\r\n");
     let (head, body) = ask(address, "HEAD /bytes/1g", "", b"");
-    assert!(
-        head.contains("\r\ncontent-length: 1073741824\r\n"),
-        "{head}"
-    );
+    assert!(head.contains("\r\ncontent-length: 1073741824\r\n"), "{head}");
     assert!(body.is_empty());
     for count in ["x", "-1", "99999999999g", "k"] {
         let (head, _) = ask(address, &format!("GET /bytes/{count}"), "", b"");
@@ -109,21 +90,9 @@ fn an_echo_answers_while_it_reads() {
 fn statuses_delays_and_heads() {
     let running = trio();
     let address = running.addresses()[0];
-    assert!(
-        ask(address, "GET /status/418", "", b"")
-            .0
-            .starts_with("http/1.1 418")
-    );
-    assert!(
-        ask(address, "GET /status/100", "", b"")
-            .0
-            .starts_with("http/1.1 400")
-    );
-    assert!(
-        ask(address, "GET /nothing", "", b"")
-            .0
-            .starts_with("http/1.1 404")
-    );
+    assert!(ask(address, "GET /status/418", "", b"").0.starts_with("http/1.1 418"));
+    assert!(ask(address, "GET /status/100", "", b"").0.starts_with("http/1.1 400"));
+    assert!(ask(address, "GET /nothing", "", b"").0.starts_with("http/1.1 404"));
     assert_eq!(ask(address, "GET /delay/1", "", b"").1, b"after 1 ms\n");
     let (_, body) = ask(address, "GET /headers?a=b", "X-Own: 1\r\n", b"");
     let text = String::from_utf8(body).unwrap();
@@ -139,9 +108,7 @@ fn a_websocket_echoes() {
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     socket.write_all(head.as_bytes()).unwrap();
     // The frame of RFC 6455 5.7: "Hello", masked; it comes back without a mask.
-    let masked = [
-        0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
-    ];
+    let masked = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
     socket.write_all(&masked).unwrap();
     let mut answer = Vec::new();
     let mut byte = [0];
@@ -166,16 +133,9 @@ fn a_port_in_use_is_named_and_a_dropped_one_is_free() {
     let running = trio();
     let taken = running.addresses()[0];
     let error = start([taken; 3]).unwrap_err().to_string();
-    assert!(
-        error.starts_with(&format!("cannot listen on {taken} for an origin: ")),
-        "{error}"
-    );
+    assert!(error.starts_with(&format!("cannot listen on {taken} for an origin: ")), "{error}");
     drop(running);
-    let origin = Origin {
-        address: taken,
-        name: "again".to_owned(),
-        delay: Duration::ZERO,
-        fail_percent: 0,
-    };
+    let origin =
+        Origin { address: taken, name: "again".to_owned(), delay: Duration::ZERO, fail_percent: 0 };
     assert_eq!(serve(vec![origin]).unwrap().addresses(), [taken]);
 }

@@ -131,9 +131,7 @@ impl Exchange {
         if allowed && self.replayable && self.attempts_left > 0 {
             return Verdict::Again;
         }
-        Verdict::Answer {
-            close: self.closes(reason),
-        }
+        Verdict::Answer { close: self.closes(reason) }
     }
 
     /// Both messages have ended and left the upstream connection where the next may begin.
@@ -255,9 +253,6 @@ mod tests {
         let closing = Verdict::Answer { close: true };
         assert_eq!(exchange.on_failure(Reason::BadRequest), closing);
         assert_eq!(exchange.on_failure(Reason::BodyTooLarge), closing);
-        assert_eq!(
-            exchange.on_failure(Reason::NoRoute),
-            Verdict::Answer { close: false }
-        );
+        assert_eq!(exchange.on_failure(Reason::NoRoute), Verdict::Answer { close: false });
     }
 }

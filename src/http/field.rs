@@ -15,28 +15,17 @@ pub struct Field<'b> {
 
 impl<'b> Field<'b> {
     /// Fills storage that no field has been written to yet.
-    pub const EMPTY: Field<'static> = Field {
-        name: b"",
-        value: b"",
-        kind: FieldName::Other,
-    };
+    pub const EMPTY: Field<'static> = Field { name: b"", value: b"", kind: FieldName::Other };
 
     pub fn new(name: &'b [u8], value: &'b [u8]) -> Field<'b> {
-        Field {
-            name,
-            value,
-            kind: FieldName::of(name),
-        }
+        Field { name, value, kind: FieldName::of(name) }
     }
 
     /// The members of a comma-separated value, trimmed; empty members are left out
     /// (RFC 9110 section 5.6.1.2).
     pub fn members(&self) -> impl Iterator<Item = &'b [u8]> + use<'b> {
         let value = self.value;
-        value
-            .split(|&byte| byte == b',')
-            .map(trim)
-            .filter(|member| !member.is_empty())
+        value.split(|&byte| byte == b',').map(trim).filter(|member| !member.is_empty())
     }
 }
 
@@ -83,13 +72,7 @@ impl FieldName {
             6 => pick(name, &[(b"cookie", F::Cookie), (b"expect", F::Expect)]),
             7 => pick(name, &[(b"upgrade", F::Upgrade), (b"trailer", F::Trailer)]),
             9 => pick(name, &[(b"forwarded", F::Forwarded)]),
-            10 => pick(
-                name,
-                &[
-                    (b"connection", F::Connection),
-                    (b"keep-alive", F::KeepAlive),
-                ],
-            ),
+            10 => pick(name, &[(b"connection", F::Connection), (b"keep-alive", F::KeepAlive)]),
             12 => pick(name, &[(b"max-forwards", F::MaxForwards)]),
             13 => pick(name, &[(b"authorization", F::Authorization)]),
             14 => pick(
@@ -129,9 +112,7 @@ impl FieldName {
 }
 
 fn pick(name: &[u8], known: &[(&[u8], FieldName)]) -> FieldName {
-    let found = known
-        .iter()
-        .find(|(text, _)| name.eq_ignore_ascii_case(text));
+    let found = known.iter().find(|(text, _)| name.eq_ignore_ascii_case(text));
     found.map_or(FieldName::Other, |(_, kind)| *kind)
 }
 

@@ -62,11 +62,7 @@ pub struct PeerText {
 
 impl PeerText {
     pub fn new(peer: Peer) -> PeerText {
-        let mut made = PeerText {
-            text: [0; IP_TEXT_BYTES],
-            len: 0,
-            is_v6: false,
-        };
+        let mut made = PeerText { text: [0; IP_TEXT_BYTES], len: 0, is_v6: false };
         if let Some(ip) = peer.ip {
             // A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d; origins know them plain.
             let ip = ip.to_canonical();
@@ -86,10 +82,7 @@ impl PeerText {
 impl std::fmt::Write for PeerText {
     fn write_str(&mut self, piece: &str) -> std::fmt::Result {
         let start = usize::from(self.len);
-        let room = self
-            .text
-            .get_mut(start..start + piece.len())
-            .ok_or(std::fmt::Error)?;
+        let room = self.text.get_mut(start..start + piece.len()).ok_or(std::fmt::Error)?;
         room.copy_from_slice(piece.as_bytes());
         self.len += piece.len() as u8;
         Ok(())
@@ -142,10 +135,7 @@ pub fn is_nominated(fields: &[Field<'_>], field: &Field<'_>) -> bool {
         && fields
             .iter()
             .filter(|it| it.kind == FieldName::Connection)
-            .any(|it| {
-                it.members()
-                    .any(|name| name.eq_ignore_ascii_case(field.name))
-            })
+            .any(|it| it.members().any(|name| name.eq_ignore_ascii_case(field.name)))
 }
 
 /// Appends a list value: all that came under that name, then the proxy's own element.
@@ -156,10 +146,7 @@ pub(crate) fn append_list(
     own: impl FnOnce(&mut Vec<u8>),
 ) {
     let start = out.len();
-    for field in came
-        .iter()
-        .filter(|it| it.kind == kind && !it.value.is_empty())
-    {
+    for field in came.iter().filter(|it| it.kind == kind && !it.value.is_empty()) {
         separate(out, start);
         out.extend_from_slice(field.value);
     }
@@ -206,10 +193,7 @@ mod tests {
     use super::*;
 
     fn peer(ip: Option<&str>) -> PeerText {
-        PeerText::new(Peer {
-            ip: ip.map(|text| text.parse().unwrap()),
-            port: 1,
-        })
+        PeerText::new(Peer { ip: ip.map(|text| text.parse().unwrap()), port: 1 })
     }
 
     #[test]
@@ -228,10 +212,7 @@ mod tests {
             append_forwarded(&mut out, &peer(ip), host.as_bytes());
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(
-            made(Some("1.2.3.4"), "h:80"),
-            "for=1.2.3.4;host=\"h:80\";proto=http"
-        );
+        assert_eq!(made(Some("1.2.3.4"), "h:80"), "for=1.2.3.4;host=\"h:80\";proto=http");
         assert_eq!(made(Some("::1"), ""), "for=\"[::1]\";proto=http");
         assert_eq!(made(None, "h"), "for=unknown;host=\"h\";proto=http");
     }
@@ -267,10 +248,7 @@ mod tests {
             Field::new(b"X-B", b"1"),
             Field::new(b"X-C", b"1"),
         ];
-        let named: Vec<bool> = fields[2..]
-            .iter()
-            .map(|it| is_nominated(&fields, it))
-            .collect();
+        let named: Vec<bool> = fields[2..].iter().map(|it| is_nominated(&fields, it)).collect();
         assert_eq!(named, [false, false, false, false, true, true, false]);
     }
 }

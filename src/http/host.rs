@@ -23,10 +23,7 @@ pub fn split_authority(value: &[u8]) -> Authority<'_> {
             host: &value[..after_bracket + at],
             port: Some(&value[after_bracket + at + 1..]),
         },
-        None => Authority {
-            host: value,
-            port: None,
-        },
+        None => Authority { host: value, port: None },
     }
 }
 

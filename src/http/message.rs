@@ -125,17 +125,11 @@ impl<'b> Response<'b, '_> {
 }
 
 fn token<'b>(fields: &[Field<'b>], at: UpgradeToken) -> Option<&'b [u8]> {
-    let field = fields
-        .get(usize::from(at.field))
-        .filter(|it| it.kind == FieldName::Upgrade)?;
-    field
-        .value
-        .get(usize::from(at.start)..usize::from(at.start) + usize::from(at.len))
+    let field = fields.get(usize::from(at.field)).filter(|it| it.kind == FieldName::Upgrade)?;
+    field.value.get(usize::from(at.start)..usize::from(at.start) + usize::from(at.len))
 }
 
 fn value_of<'b>(fields: &[Field<'b>], name: &str) -> Option<&'b [u8]> {
-    let found = fields
-        .iter()
-        .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()));
+    let found = fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()));
     found.map(|field| field.value)
 }

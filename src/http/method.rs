@@ -92,18 +92,8 @@ mod tests {
 
     #[test]
     fn what_may_be_repeated() {
-        let all = [
-            &b"GET"[..],
-            b"HEAD",
-            b"OPTIONS",
-            b"TRACE",
-            b"PUT",
-            b"DELETE",
-        ];
-        assert!(
-            all.iter()
-                .all(|name| Method::from_bytes(name).is_idempotent())
-        );
+        let all = [&b"GET"[..], b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"];
+        assert!(all.iter().all(|name| Method::from_bytes(name).is_idempotent()));
         for name in [&b"POST"[..], b"PATCH", b"CONNECT", b"LOCK"] {
             assert!(!Method::from_bytes(name).is_idempotent());
         }

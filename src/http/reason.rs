@@ -251,10 +251,7 @@ mod tests {
         assert_eq!(table.len(), Reason::ALL.len());
         for (at, (reason, row)) in Reason::ALL.into_iter().zip(table).enumerate() {
             let found = (reason.label(), reason.status(), reason.retry());
-            assert_eq!(
-                (found, reason.is_upstream_fault()),
-                ((row.0, row.1, row.2), row.3)
-            );
+            assert_eq!((found, reason.is_upstream_fault()), ((row.0, row.1, row.2), row.3));
             assert_eq!(reason as usize, at, "ALL is in the order of declaration");
             assert!(!reason.text().is_empty());
         }

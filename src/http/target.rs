@@ -38,12 +38,9 @@ impl<'b> Target<'b> {
             return Err(Reason::BadRequest);
         }
         match bytes {
-            [b'/', ..] => Ok(Target {
-                form: Form::Origin,
-                authority: None,
-                path: bytes,
-                prefix_slash: false,
-            }),
+            [b'/', ..] => {
+                Ok(Target { form: Form::Origin, authority: None, path: bytes, prefix_slash: false })
+            }
             b"*" if method == Method::Options => Ok(Target {
                 form: Form::Asterisk,
                 authority: None,
@@ -55,9 +52,7 @@ impl<'b> Target<'b> {
     }
 
     fn absolute(bytes: &'b [u8], method: Method) -> Result<Target<'b>, Reason> {
-        let (scheme, rest) = bytes
-            .split_at_checked(SCHEME.len())
-            .ok_or(Reason::BadRequest)?;
+        let (scheme, rest) = bytes.split_at_checked(SCHEME.len()).ok_or(Reason::BadRequest)?;
         if !scheme.eq_ignore_ascii_case(SCHEME) {
             return Err(Reason::BadRequest);
         }
@@ -73,12 +68,7 @@ impl<'b> Target<'b> {
             [b'?', ..] => (Form::Absolute, path, true),
             _ => (Form::Absolute, path, false),
         };
-        Ok(Target {
-            form,
-            authority: Some(authority),
-            path,
-            prefix_slash,
-        })
+        Ok(Target { form, authority: Some(authority), path, prefix_slash })
     }
 
     /// Appends what is sent on.
@@ -110,47 +100,17 @@ mod tests {
     fn what_is_sent_on() {
         let table = [
             ("/", Method::Get, Form::Origin, None, "/"),
-            (
-                "/a/../b?c=|{}^\"<>\\`",
-                Method::Get,
-                Form::Origin,
-                None,
-                "/a/../b?c=|{}^\"<>\\`",
-            ),
+            ("/a/../b?c=|{}^\"<>\\`", Method::Get, Form::Origin, None, "/a/../b?c=|{}^\"<>\\`"),
             ("//a//b", Method::Get, Form::Origin, None, "//a//b"),
             ("*", Method::Options, Form::Asterisk, None, "*"),
-            (
-                "http://h/p?q",
-                Method::Get,
-                Form::Absolute,
-                Some("h"),
-                "/p?q",
-            ),
-            (
-                "HTTP://H:80/p",
-                Method::Get,
-                Form::Absolute,
-                Some("H:80"),
-                "/p",
-            ),
+            ("http://h/p?q", Method::Get, Form::Absolute, Some("h"), "/p?q"),
+            ("HTTP://H:80/p", Method::Get, Form::Absolute, Some("H:80"), "/p"),
             ("http://h", Method::Get, Form::Absolute, Some("h"), "/"),
             ("http://h?q", Method::Get, Form::Absolute, Some("h"), "/?q"),
             ("http://h", Method::Options, Form::Asterisk, Some("h"), "*"),
-            (
-                "http://h?q",
-                Method::Options,
-                Form::Absolute,
-                Some("h"),
-                "/?q",
-            ),
+            ("http://h?q", Method::Options, Form::Absolute, Some("h"), "/?q"),
             ("http://h/", Method::Options, Form::Absolute, Some("h"), "/"),
-            (
-                "http://[::1]:8/x",
-                Method::Get,
-                Form::Absolute,
-                Some("[::1]:8"),
-                "/x",
-            ),
+            ("http://[::1]:8/x", Method::Get, Form::Absolute, Some("[::1]:8"), "/x"),
         ];
         for (target, method, form, authority, path) in table {
             let expected = Some((form, authority.map(String::from), path.to_string()));

@@ -133,10 +133,7 @@ mod tests {
         encoder.encode_into(&mut out, b"0123456789abcdef!", false, None);
         encoder.encode_into(&mut out, b"", false, None);
         encoder.encode_into(&mut out, b"z", true, Some(b"a: b\r\n"));
-        assert_eq!(
-            out,
-            b"11\r\n0123456789abcdef!\r\n1\r\nz\r\n0\r\na: b\r\n\r\n"
-        );
+        assert_eq!(out, b"11\r\n0123456789abcdef!\r\n1\r\nz\r\n0\r\na: b\r\n\r\n");
     }
 
     #[test]

@@ -130,12 +130,7 @@ impl BodyDecoder {
             Framing::UntilClose => State::UntilClose,
         };
         let declared_too_large = matches!(framing, Framing::Length(it) if it > allowed_bytes);
-        BodyDecoder {
-            state,
-            allowed_bytes,
-            declared_too_large,
-            trailers: None,
-        }
+        BodyDecoder { state, allowed_bytes, declared_too_large, trailers: None }
     }
 
     /// Whether `Content-Length` alone is over the limit: 413 before a byte of the body.
@@ -168,20 +163,12 @@ impl BodyDecoder {
     /// # Errors
     /// Any [`BodyError`] but `Truncated`; the payload of this call is lost.
     pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, BodyError> {
-        let Payload {
-            consumed,
-            data,
-            ended,
-        } = self.decode_in_place(bytes)?;
+        let Payload { consumed, data, ended } = self.decode_in_place(bytes)?;
         let len = data.len();
         if data.start > 0 {
             bytes.copy_within(data, 0);
         }
-        Ok(Decoded {
-            consumed,
-            data: len,
-            ended,
-        })
+        Ok(Decoded { consumed, data: len, ended })
     }
 
     /// As [`BodyDecoder::decode`], but leaves the first run of payload where it came, so that a
@@ -222,11 +209,7 @@ impl BodyDecoder {
                 }
             }
         }
-        Ok(Payload {
-            consumed: at,
-            data,
-            ended: self.is_ended(),
-        })
+        Ok(Payload { consumed: at, data, ended: self.is_ended() })
     }
 
     /// The connection ended. Right for a close-delimited body, and for one that ended before.
@@ -253,9 +236,7 @@ impl BodyDecoder {
     /// Trailer fields that may go on, as lines with CRLF. Once, after the end.
     pub fn take_trailers(&mut self) -> Option<Box<[u8]>> {
         debug_assert!(self.is_ended() || self.trailers.is_none());
-        self.trailers
-            .take()
-            .and_then(|trailers| trailers.into_kept())
+        self.trailers.take().and_then(|trailers| trailers.into_kept())
     }
 
     /// How much payload may follow directly.
@@ -275,10 +256,8 @@ impl BodyDecoder {
             State::Data(left) if left == run => State::DataCr,
             State::Data(left) => State::Data(left - run),
             State::UntilClose => {
-                self.allowed_bytes = self
-                    .allowed_bytes
-                    .checked_sub(run)
-                    .ok_or(BodyError::TooLarge)?;
+                self.allowed_bytes =
+                    self.allowed_bytes.checked_sub(run).ok_or(BodyError::TooLarge)?;
                 State::UntilClose
             }
             other => other,
@@ -294,41 +273,24 @@ impl BodyDecoder {
                     return Err(BodyError::Malformed);
                 }
                 let digit = (byte as char).to_digit(16).ok_or(BodyError::Malformed)?;
-                Ok(State::Size {
-                    size: size << 4 | u64::from(digit),
-                    digits: digits + 1,
-                })
+                Ok(State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 })
             }
             (State::Size { size, digits: 1.. }, b'\r') => Ok(State::SizeLf(size)),
-            (State::Size { size, digits: 1.. }, b';') => Ok(State::Extension {
-                size,
-                bytes: 1,
-                part: Part::NameStart,
-            }),
+            (State::Size { size, digits: 1.. }, b';') => {
+                Ok(State::Extension { size, bytes: 1, part: Part::NameStart })
+            }
             (State::Extension { size, part, .. }, b'\r') if part.may_end() => {
                 Ok(State::SizeLf(size))
             }
-            (
-                State::Extension {
-                    bytes: MAX_EXTENSION_BYTES,
-                    ..
-                },
-                _,
-            ) => Err(BodyError::Malformed),
+            (State::Extension { bytes: MAX_EXTENSION_BYTES, .. }, _) => Err(BodyError::Malformed),
             (State::Extension { size, bytes, part }, _) => {
                 let part = part.next(byte).ok_or(BodyError::Malformed)?;
-                Ok(State::Extension {
-                    size,
-                    bytes: bytes + 1,
-                    part,
-                })
+                Ok(State::Extension { size, bytes: bytes + 1, part })
             }
             (State::SizeLf(0), b'\n') => Ok(State::Trailers),
             (State::SizeLf(size), b'\n') => {
-                self.allowed_bytes = self
-                    .allowed_bytes
-                    .checked_sub(size)
-                    .ok_or(BodyError::TooLarge)?;
+                self.allowed_bytes =
+                    self.allowed_bytes.checked_sub(size).ok_or(BodyError::TooLarge)?;
                 Ok(State::Data(size))
             }
             (State::DataCr, b'\r') => Ok(State::DataLf),

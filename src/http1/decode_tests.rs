@@ -12,12 +12,8 @@ struct Body {
 
 fn decode_in(framing: Framing, max: Option<u64>, pieces: &[&[u8]]) -> Result<Body, BodyError> {
     let mut decoder = BodyDecoder::new(framing, max);
-    let mut body = Body {
-        data: Vec::new(),
-        consumed: 0,
-        ended: decoder.is_ended(),
-        trailers: None,
-    };
+    let mut body =
+        Body { data: Vec::new(), consumed: 0, ended: decoder.is_ended(), trailers: None };
     let mut pieces = pieces.to_vec();
     // A receive of no bytes changes nothing.
     pieces.insert(0, b"");
@@ -41,20 +37,10 @@ fn decode_in(framing: Framing, max: Option<u64>, pieces: &[&[u8]]) -> Result<Bod
 fn decode_max(framing: Framing, max: Option<u64>, bytes: &[u8]) -> Result<Body, BodyError> {
     let whole = decode_in(framing, max, &[bytes]);
     let singles: Vec<&[u8]> = bytes.chunks(1).collect();
-    assert_eq!(
-        decode_in(framing, max, &singles),
-        whole,
-        "{}",
-        bytes.escape_ascii()
-    );
+    assert_eq!(decode_in(framing, max, &singles), whole, "{}", bytes.escape_ascii());
     for at in 0..bytes.len() {
         let (a, b) = bytes.split_at(at);
-        assert_eq!(
-            decode_in(framing, max, &[a, b]),
-            whole,
-            "{}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(decode_in(framing, max, &[a, b]), whole, "{}", bytes.escape_ascii());
     }
     whole
 }
@@ -68,11 +54,7 @@ fn chunks_become_data() {
     let wire = b"5\r\nhello\r\n00A;ext=1;q=\"a;\\\" b\"\r\n0123456789\r\n0\r\n\r\nGET /";
     let body = chunked(wire).unwrap();
     assert_eq!(body.data, b"hello0123456789");
-    assert_eq!(
-        body.consumed,
-        wire.len() - 5,
-        "surplus bytes belong to the next message"
-    );
+    assert_eq!(body.consumed, wire.len() - 5, "surplus bytes belong to the next message");
     assert!(body.ended && body.trailers.is_none());
     let body = chunked(b"0000000000000003\r\nabc\r\n").unwrap();
     assert!(!body.ended);
@@ -80,12 +62,7 @@ fn chunks_become_data() {
 
 #[test]
 fn bad_chunks_are_refused() {
-    let long_extension = [
-        b"1;".to_vec(),
-        vec![b'a'; 256],
-        b"\r\nx\r\n0\r\n\r\n".to_vec(),
-    ]
-    .concat();
+    let long_extension = [b"1;".to_vec(), vec![b'a'; 256], b"\r\nx\r\n0\r\n\r\n".to_vec()].concat();
     let bad: [&[u8]; 32] = [
         b"\r\n",
         b";a\r\n",
@@ -121,12 +98,7 @@ fn bad_chunks_are_refused() {
         &long_extension,
     ];
     for bytes in bad {
-        assert_eq!(
-            chunked(bytes),
-            Err(BodyError::Malformed),
-            "{}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(chunked(bytes), Err(BodyError::Malformed), "{}", bytes.escape_ascii());
     }
 }
 
@@ -137,10 +109,7 @@ fn trailers_that_may_go_on() {
           Authorization: b\r\nSet-Cookie: c\r\nConnection: close\r\nX_Forwarded_For: 1\r\n\
           Content-Type: t\r\ngrpc-status:0\r\n\r\n",
     );
-    assert_eq!(
-        body.unwrap().trailers.unwrap(),
-        b"X-Sum: 1\r\ngrpc-status:0\r\n"
-    );
+    assert_eq!(body.unwrap().trailers.unwrap(), b"X-Sum: 1\r\ngrpc-status:0\r\n");
     assert_eq!(chunked(b"0\r\nHost: x\r\n\r\n").unwrap().trailers, None);
 }
 
@@ -158,21 +127,10 @@ fn bad_trailers_are_refused() {
         b"0\r\na(: b\r\n\r\n",
     ];
     for bytes in bad {
-        assert_eq!(
-            chunked(bytes),
-            Err(BodyError::Malformed),
-            "{}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(chunked(bytes), Err(BodyError::Malformed), "{}", bytes.escape_ascii());
     }
-    let line = |len: usize| {
-        [
-            b"0\r\na:".to_vec(),
-            vec![b'b'; len - 4],
-            b"\r\n\r\n".to_vec(),
-        ]
-        .concat()
-    };
+    let line =
+        |len: usize| [b"0\r\na:".to_vec(), vec![b'b'; len - 4], b"\r\n\r\n".to_vec()].concat();
     let limit = super::super::MAX_TRAILER_BYTES;
     let whole = |bytes: &[u8]| decode_in(Framing::Chunked, None, &[bytes]).map(|it| it.ended);
     assert_eq!(whole(&line(limit)), Ok(true));
@@ -184,37 +142,22 @@ fn bad_trailers_are_refused() {
 #[test]
 fn lengths_and_limits() {
     let body = decode_max(Framing::Length(5), Some(5), b"hello, more").unwrap();
-    assert_eq!(
-        (body.data, body.consumed, body.ended),
-        (b"hello".to_vec(), 5, true)
-    );
+    assert_eq!((body.data, body.consumed, body.ended), (b"hello".to_vec(), 5, true));
     for framing in [Framing::Empty, Framing::Length(0)] {
         let body = decode_max(framing, Some(0), b"next").unwrap();
         assert_eq!((body.consumed, body.ended), (0, true));
     }
-    assert_eq!(
-        decode_max(Framing::Length(6), Some(5), b"h"),
-        Err(BodyError::TooLarge)
-    );
+    assert_eq!(decode_max(Framing::Length(6), Some(5), b"h"), Err(BodyError::TooLarge));
     assert!(BodyDecoder::new(Framing::Length(6), Some(5)).is_declared_too_large());
     assert!(!BodyDecoder::new(Framing::Length(5), Some(5)).is_declared_too_large());
     let close = Framing::UntilClose;
-    assert_eq!(
-        decode_in(close, Some(5), &[b"hello", b"!"]),
-        Err(BodyError::TooLarge)
-    );
+    assert_eq!(decode_in(close, Some(5), &[b"hello", b"!"]), Err(BodyError::TooLarge));
     assert!(!decode_max(close, Some(5), b"hello").unwrap().ended);
     let wire = b"3\r\nabc\r\n3\r\n";
-    assert_eq!(
-        decode_max(Framing::Chunked, Some(5), wire),
-        Err(BodyError::TooLarge)
-    );
+    assert_eq!(decode_max(Framing::Chunked, Some(5), wire), Err(BodyError::TooLarge));
     assert!(decode_max(Framing::Chunked, Some(6), wire).is_ok());
     let huge = b"ffffffffffffffff\r\n";
-    assert_eq!(
-        decode_max(Framing::Chunked, Some(6), huge),
-        Err(BodyError::TooLarge)
-    );
+    assert_eq!(decode_max(Framing::Chunked, Some(6), huge), Err(BodyError::TooLarge));
 }
 
 #[test]
@@ -226,19 +169,9 @@ fn what_a_close_means() {
     };
     assert_eq!(at_close(Framing::UntilClose, b"abc"), Ok(()));
     assert_eq!(at_close(Framing::Length(3), b"abc"), Ok(()));
-    assert_eq!(
-        at_close(Framing::Length(3), b"ab"),
-        Err(BodyError::Truncated)
-    );
+    assert_eq!(at_close(Framing::Length(3), b"ab"), Err(BodyError::Truncated));
     assert_eq!(at_close(Framing::Chunked, b"0\r\n\r\n"), Ok(()));
-    for bytes in [
-        &b""[..],
-        b"3",
-        b"3\r\na",
-        b"3\r\nabc\r\n",
-        b"0\r\n",
-        b"0\r\na: b\r\n",
-    ] {
+    for bytes in [&b""[..], b"3", b"3\r\na", b"3\r\nabc\r\n", b"0\r\n", b"0\r\na: b\r\n"] {
         assert_eq!(at_close(Framing::Chunked, bytes), Err(BodyError::Truncated));
     }
 }

@@ -122,11 +122,7 @@ fn known_request_field(
         },
         FieldName::XForwardedFor | FieldName::Forwarded => {
             let is_x = it.kind == FieldName::XForwardedFor;
-            let mode = if is_x {
-                rules.x_forwarded
-            } else {
-                rules.forwarded
-            };
+            let mode = if is_x { rules.x_forwarded } else { rules.forwarded };
             match mode {
                 Mode::Off => field(out, it.name, it.value),
                 Mode::Append if first => {
@@ -251,9 +247,8 @@ fn response_fields(out: &mut Vec<u8>, response: &Response<'_, '_>, framing: Fram
     // 101 switches to it, 426 asks for it (RFC 9110 section 15.5.22).
     let keeps_upgrade = matches!(response.status, 101 | 426);
     // HEAD and 304 announce the length that GET would have; 1xx and 204 have none (section 8.6).
-    let announced = facts
-        .content_length
-        .filter(|_| response.status >= 200 && response.status != 204);
+    let announced =
+        facts.content_length.filter(|_| response.status >= 200 && response.status != 204);
     let length = match framing {
         Framing::Empty => announced,
         Framing::Length(length) => Some(length),

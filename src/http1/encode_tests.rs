@@ -4,28 +4,17 @@ use super::*;
 use crate::http::{Method, Peer};
 use crate::http1::{FieldStorage, RequestParser, ResponseParser};
 
-const OFF: ForwardRules = ForwardRules {
-    via: None,
-    x_forwarded: Mode::Off,
-    forwarded: Mode::Off,
-};
+const OFF: ForwardRules = ForwardRules { via: None, x_forwarded: Mode::Off, forwarded: Mode::Off };
 
 fn rules(x_forwarded: Mode, forwarded: Mode) -> ForwardRules {
-    ForwardRules {
-        via: Some("ringlane".into()),
-        x_forwarded,
-        forwarded,
-    }
+    ForwardRules { via: Some("ringlane".into()), x_forwarded, forwarded }
 }
 
 fn sent_by(bytes: &str, rules: &ForwardRules, ip: Option<&str>, upgrade: bool) -> String {
     let mut storage = FieldStorage::new();
     let parsed = RequestParser::default().parse(bytes.as_bytes(), &mut storage);
     let (parsed, _) = parsed.unwrap().unwrap();
-    let peer = PeerText::new(Peer {
-        ip: ip.map(|it| it.parse().unwrap()),
-        port: 1,
-    });
+    let peer = PeerText::new(Peer { ip: ip.map(|it| it.parse().unwrap()), port: 1 });
     let mut out = Vec::new();
     request(&mut out, &parsed, rules, &peer, upgrade);
     String::from_utf8(out).unwrap()
@@ -40,11 +29,7 @@ fn answered(bytes: &str, method: Method, client_version: Version, close: bool) -
     let parsed = ResponseParser::default().parse(bytes.as_bytes(), &mut storage, method);
     let (parsed, _) = parsed.unwrap().unwrap();
     let (framing, must_close) = outgoing_framing(parsed.facts.framing, client_version);
-    let context = ResponseContext {
-        client_version,
-        close: close || must_close,
-        rules: &OFF,
-    };
+    let context = ResponseContext { client_version, close: close || must_close, rules: &OFF };
     let mut out = Vec::new();
     response(&mut out, &parsed, framing, &context);
     String::from_utf8(out).unwrap()
@@ -78,44 +63,26 @@ fn framing_is_in_one_form() {
     let post = |fields: &str| sent(&format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
     let start = "POST / HTTP/1.1\r\nHost: h\r\n";
     let fields = "content-length: 007\r\nA: b\r\nContent-Length: 7, 7\r\n";
-    assert_eq!(
-        post(fields),
-        format!("{start}content-length: 7\r\nA: b\r\n")
-    );
+    assert_eq!(post(fields), format!("{start}content-length: 7\r\nA: b\r\n"));
     let fields = "Connection: content-length\r\nContent-Length: 5\r\n";
     assert_eq!(post(fields), format!("{start}Content-Length: 5\r\n"));
     let fields = "Transfer-Encoding: CHUNKED\r\n";
-    assert_eq!(
-        post(fields),
-        format!("{start}Transfer-Encoding: CHUNKED\r\n")
-    );
+    assert_eq!(post(fields), format!("{start}Transfer-Encoding: CHUNKED\r\n"));
     let fields = "Transfer-Encoding: gzip, identity\r\nA: b\r\ntransfer-encoding: chunked\r\n";
-    assert_eq!(
-        post(fields),
-        format!("{start}Transfer-Encoding: gzip, chunked\r\nA: b\r\n")
-    );
+    assert_eq!(post(fields), format!("{start}Transfer-Encoding: gzip, chunked\r\nA: b\r\n"));
 }
 
 #[test]
 fn host_and_target() {
     let bytes = "GET http://a:1?q HTTP/1.1\r\nA: b\r\nHost: other\r\n\r\n";
     assert_eq!(sent(bytes), "GET /?q HTTP/1.1\r\nA: b\r\nHost: a:1\r\n");
-    assert_eq!(
-        sent("GET / HTTP/1.0\r\nA: b\r\n\r\n"),
-        "GET / HTTP/1.1\r\nHost: \r\nA: b\r\n"
-    );
+    assert_eq!(sent("GET / HTTP/1.0\r\nA: b\r\n\r\n"), "GET / HTTP/1.1\r\nHost: \r\nA: b\r\n");
     let bytes = "GET http://a/ HTTP/1.0\r\n\r\n";
     assert_eq!(sent(bytes), "GET / HTTP/1.1\r\nHost: a\r\n");
     let bytes = "OPTIONS http://a HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n";
-    assert_eq!(
-        sent(bytes),
-        "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n"
-    );
+    assert_eq!(sent(bytes), "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n");
     let bytes = "GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n";
-    assert_eq!(
-        sent(bytes),
-        "GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n"
-    );
+    assert_eq!(sent(bytes), "GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n");
 }
 
 #[test]
@@ -158,10 +125,7 @@ fn forwarding_fields_are_appended() {
     let expected = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1\r\n\
         X-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nVia: 1.1 ringlane\r\n";
     let one = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1\r\n\r\n";
-    assert_eq!(
-        sent_by(one, &rules(Mode::Append, Mode::Off), None, false),
-        expected
-    );
+    assert_eq!(sent_by(one, &rules(Mode::Append, Mode::Off), None, false), expected);
 }
 
 #[test]
@@ -173,16 +137,8 @@ fn forwarding_fields_are_overwritten() {
     assert_eq!(sent_by(CAME, &both, Some("10.0.0.1"), false), expected);
     // Naming it in Connection loses what came, never what we say.
     let named = CAME.replace("\r\n\r\n", "\r\nConnection: x-forwarded-for\r\n\r\n");
-    let appended = sent_by(
-        &named,
-        &rules(Mode::Append, Mode::Off),
-        Some("10.0.0.1"),
-        false,
-    );
-    assert!(
-        appended.contains("\r\nX-Forwarded-For: 10.0.0.1\r\n"),
-        "{appended}"
-    );
+    let appended = sent_by(&named, &rules(Mode::Append, Mode::Off), Some("10.0.0.1"), false);
+    assert!(appended.contains("\r\nX-Forwarded-For: 10.0.0.1\r\n"), "{appended}");
     assert!(!appended.contains("evil"));
 }
 
@@ -190,52 +146,29 @@ fn forwarding_fields_are_overwritten() {
 fn responses_by_framing_and_client() {
     let close = "HTTP/1.1 200 OK\r\nServer: s\r\nConnection: close\r\n\r\n";
     let start = "HTTP/1.1 200 OK\r\nServer: s\r\n";
-    assert_eq!(
-        answered_11(close),
-        format!("{start}Transfer-Encoding: chunked\r\n")
-    );
+    assert_eq!(answered_11(close), format!("{start}Transfer-Encoding: chunked\r\n"));
     let old = answered(close, Method::Get, Version::Http10, false);
     assert_eq!(old, format!("{start}Connection: close\r\n"));
     let chunked = "HTTP/1.1 200 OK\r\nServer: s\r\ntransfer-encoding: Chunked\r\nA: b\r\n\r\n";
-    assert_eq!(
-        answered_11(chunked),
-        format!("{start}transfer-encoding: chunked\r\nA: b\r\n")
-    );
+    assert_eq!(answered_11(chunked), format!("{start}transfer-encoding: chunked\r\nA: b\r\n"));
     let old = answered(chunked, Method::Get, Version::Http10, false);
     assert_eq!(old, format!("{start}A: b\r\nConnection: close\r\n"));
     let length = "HTTP/1.0 200 OK\r\nServer: s\r\nContent-Length: 05,5\r\nKeep-Alive: 1\r\n\r\n";
     assert_eq!(answered_11(length), format!("{start}Content-Length: 5\r\n"));
     let old = answered(length, Method::Get, Version::Http10, false);
-    assert_eq!(
-        old,
-        format!("{start}Content-Length: 5\r\nConnection: keep-alive\r\n")
-    );
+    assert_eq!(old, format!("{start}Content-Length: 5\r\nConnection: keep-alive\r\n"));
     let closing = answered(length, Method::Get, Version::Http11, true);
-    assert_eq!(
-        closing,
-        format!("{start}Content-Length: 5\r\nConnection: close\r\n")
-    );
+    assert_eq!(closing, format!("{start}Content-Length: 5\r\nConnection: close\r\n"));
 }
 
 #[test]
 fn responses_without_a_body() {
     let head = |status: &str, fields: &str, method: Method| {
-        answered(
-            &format!("HTTP/1.1 {status}\r\n{fields}\r\n"),
-            method,
-            Version::Http11,
-            false,
-        )
+        answered(&format!("HTTP/1.1 {status}\r\n{fields}\r\n"), method, Version::Http11, false)
     };
     let length = "Content-Length: 9\r\n";
-    assert_eq!(
-        head("200 OK", length, Method::Head),
-        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n"
-    );
-    assert_eq!(
-        head("304 N", length, Method::Get),
-        "HTTP/1.1 304 N\r\nContent-Length: 9\r\n"
-    );
+    assert_eq!(head("200 OK", length, Method::Head), "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n");
+    assert_eq!(head("304 N", length, Method::Get), "HTTP/1.1 304 N\r\nContent-Length: 9\r\n");
     assert_eq!(head("204 N", length, Method::Get), "HTTP/1.1 204 N\r\n");
     let chunked = "Transfer-Encoding: chunked\r\n";
     assert_eq!(head("200 OK", chunked, Method::Head), "HTTP/1.1 200 OK\r\n");
@@ -243,10 +176,7 @@ fn responses_without_a_body() {
     let switch = "Upgrade: websocket\r\nConnection: Upgrade, x\r\nX: 1\r\nA: b\r\n";
     let expected = "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nA: b\r\nConnection: Upgrade\r\n";
     assert_eq!(head("101 S", switch, Method::Get), expected);
-    assert_eq!(
-        head("204 N", switch, Method::Get),
-        "HTTP/1.1 204 N\r\nA: b\r\n"
-    );
+    assert_eq!(head("204 N", switch, Method::Get), "HTTP/1.1 204 N\r\nA: b\r\n");
 }
 
 #[test]
@@ -271,25 +201,12 @@ fn errors_are_whole_responses_of_our_own_parser() {
             let (parsed, head_len) = parsed.unwrap().unwrap();
             assert_eq!(parsed.status, reason.status());
             assert!(!parsed.phrase.is_empty());
-            assert_eq!(
-                parsed.field("ringlane-error"),
-                Some(reason.label().as_bytes())
-            );
+            assert_eq!(parsed.field("ringlane-error"), Some(reason.label().as_bytes()));
             assert_eq!(parsed.facts.persistent, !close);
-            assert_eq!(
-                parsed.field("retry-after").is_some(),
-                reason.status() == 503
-            );
+            assert_eq!(parsed.field("retry-after").is_some(), reason.status() == 503);
             assert_eq!(parsed.field("allow").is_some(), reason.status() == 405);
             let body = (out.len() - head_len) as u64;
-            assert_eq!(
-                body,
-                if head_only {
-                    0
-                } else {
-                    parsed.facts.content_length.unwrap()
-                }
-            );
+            assert_eq!(body, if head_only { 0 } else { parsed.facts.content_length.unwrap() });
         }
     }
 }
@@ -314,12 +231,6 @@ fn max_forwards_0_is_answered_here() {
     assert_eq!(answer(trace), Some(expected));
     let options = "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n";
     assert!(answer(options).unwrap().contains("\r\nAllow: GET, HEAD"));
-    assert_eq!(
-        answer("TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 1\r\n\r\n"),
-        None
-    );
-    assert_eq!(
-        answer("GET / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"),
-        None
-    );
+    assert_eq!(answer("TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 1\r\n\r\n"), None);
+    assert_eq!(answer("GET / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"), None);
 }

@@ -67,10 +67,7 @@ pub(super) fn of_request<'b>(
             && !matches!(framing, Framing::Empty | Framing::Length(0)),
         // RFC 9110 section 7.8: Upgrade in a 1.0 request is ignored.
         upgrade: found.upgrade.filter(|_| found.lists_upgrade && is_11),
-        max_forwards: found
-            .max_forwards
-            .filter(|_| hops)
-            .and_then(saturating_digits),
+        max_forwards: found.max_forwards.filter(|_| hops).and_then(saturating_digits),
         te_trailers: found.te_trailers && is_11,
         nominates: found.nominates,
         seen: found.seen,
@@ -150,18 +147,15 @@ fn gather<'b>(fields: &[Field<'b>], may_be_coded: bool) -> Result<Gathered<'b>, 
                 let better = upgrade(index, field.value);
                 found.upgrade = match found.upgrade {
                     Some(held) if held.is_websocket => Some(held),
-                    held => better
-                        .filter(|it| it.is_websocket || held.is_none())
-                        .or(held),
+                    held => better.filter(|it| it.is_websocket || held.is_none()).or(held),
                 };
             }
             FieldName::Expect => {
                 found.expect_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
             }
             FieldName::Te => {
-                found.te_trailers |= field
-                    .members()
-                    .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+                found.te_trailers |=
+                    field.members().any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             FieldName::MaxForwards if !repeated => found.max_forwards = Some(field.value),
             _ => {}
@@ -191,14 +185,8 @@ fn codings(value: &[u8], may_be_coded: bool, found: &mut Gathered<'_>) -> Result
 
 /// RFC 9112 section 7.2, with the names of old (RFC 9110 section 8.4.1 keeps them as aliases).
 fn is_registered(coding: &[u8]) -> bool {
-    const CODINGS: [&[u8]; 6] = [
-        b"gzip",
-        b"x-gzip",
-        b"deflate",
-        b"compress",
-        b"x-compress",
-        IDENTITY,
-    ];
+    const CODINGS: [&[u8]; 6] =
+        [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", IDENTITY];
     CODINGS.iter().any(|it| coding.eq_ignore_ascii_case(it))
 }
 
@@ -206,11 +194,8 @@ const IDENTITY: &[u8] = b"identity";
 
 /// The codings of a valid request that go on, in order, `chunked` last.
 pub(super) fn forwarded_codings<'b>(fields: &[Field<'b>]) -> impl Iterator<Item = &'b [u8]> {
-    let all = fields
-        .iter()
-        .filter(|it| it.kind == FieldName::TransferEncoding);
-    all.flat_map(Field::members)
-        .filter(|it| !it.eq_ignore_ascii_case(IDENTITY))
+    let all = fields.iter().filter(|it| it.kind == FieldName::TransferEncoding);
+    all.flat_map(Field::members).filter(|it| !it.eq_ignore_ascii_case(IDENTITY))
 }
 
 fn connection(field: &Field<'_>, found: &mut Gathered<'_>) -> Result<(), Ambiguous> {
@@ -237,16 +222,9 @@ fn content_length(value: &[u8]) -> Result<u64, Ambiguous> {
     if let Some(length) = exact_digits(value) {
         return Ok(length);
     }
-    let mut lengths = value
-        .split(|&byte| byte == b',')
-        .map(crate::http::trim)
-        .map(exact_digits);
+    let mut lengths = value.split(|&byte| byte == b',').map(crate::http::trim).map(exact_digits);
     let first = lengths.next().flatten().ok_or(Ambiguous)?;
-    if lengths.all(|length| length == Some(first)) {
-        Ok(first)
-    } else {
-        Err(Ambiguous)
-    }
+    if lengths.all(|length| length == Some(first)) { Ok(first) } else { Err(Ambiguous) }
 }
 
 fn exact_digits(value: &[u8]) -> Option<u64> {
@@ -273,10 +251,7 @@ fn upgrade(index: usize, value: &[u8]) -> Option<UpgradeToken> {
     let mut start = 0;
     for member in value.split(|&byte| byte == b',') {
         let token = crate::http::trim(member);
-        let blank = member
-            .iter()
-            .take_while(|byte| matches!(byte, b' ' | b'\t'))
-            .count();
+        let blank = member.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         let is_websocket = token.eq_ignore_ascii_case(b"websocket");
         let usable = !token.is_empty() && !token.eq_ignore_ascii_case(b"h2c");
         if usable && (is_websocket || chosen.is_none()) {

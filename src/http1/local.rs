@@ -63,8 +63,5 @@ fn echo_head(echo: &mut Vec<u8>, request: &Request<'_, '_>) {
 }
 
 fn is_sensitive(kind: FieldName) -> bool {
-    matches!(
-        kind,
-        FieldName::Authorization | FieldName::ProxyAuthorization | FieldName::Cookie
-    )
+    matches!(kind, FieldName::Authorization | FieldName::ProxyAuthorization | FieldName::Cookie)
 }

@@ -85,20 +85,13 @@ impl Random {
 
 /// Seeded by the environment, so that a failure can be repeated.
 fn random() -> Random {
-    let seed = std::env::var("RINGLANE_SEED")
-        .ok()
-        .and_then(|it| it.parse().ok())
-        .unwrap_or(1);
+    let seed = std::env::var("RINGLANE_SEED").ok().and_then(|it| it.parse().ok()).unwrap_or(1);
     println!("RINGLANE_SEED={seed}");
     Random(seed)
 }
 
 fn rules() -> ForwardRules {
-    ForwardRules {
-        via: Some("r".into()),
-        x_forwarded: Mode::Append,
-        forwarded: Mode::Append,
-    }
+    ForwardRules { via: Some("r".into()), x_forwarded: Mode::Append, forwarded: Mode::Append }
 }
 
 /// Where a head ends when it comes byte by byte; `Err` where it is refused.
@@ -106,9 +99,7 @@ fn by_byte(
     bytes: &[u8],
     mut parse: impl FnMut(&[u8]) -> Result<Option<usize>, ()>,
 ) -> Result<Option<usize>, ()> {
-    (1..=bytes.len())
-        .find_map(|end| parse(&bytes[..end]).transpose())
-        .transpose()
+    (1..=bytes.len()).find_map(|end| parse(&bytes[..end]).transpose()).transpose()
 }
 
 #[test]
@@ -143,21 +134,12 @@ fn requests_are_read_on_as_they_were_read() {
         let mut storage = FieldStorage::new();
         let again = RequestParser::default().parse(&out, &mut storage);
         let shown = format!("{} -> {}", bytes.escape_ascii(), out.escape_ascii());
-        let Ok(Some((again, end))) = again else {
-            panic!("{shown}: {again:?}")
-        };
+        let Ok(Some((again, end))) = again else { panic!("{shown}: {again:?}") };
         assert_eq!(end, out.len(), "{shown}");
         assert_eq!(again.facts.framing, request.facts.framing, "{shown}");
-        assert_eq!(
-            (again.method, again.host),
-            (request.method, request.host),
-            "{shown}"
-        );
+        assert_eq!((again.method, again.host), (request.method, request.host), "{shown}");
         assert_eq!(again.upgrade_token(), request.upgrade_token(), "{shown}");
-        assert_eq!(
-            again.facts.te_trailers, request.facts.te_trailers,
-            "{shown}"
-        );
+        assert_eq!(again.facts.te_trailers, request.facts.te_trailers, "{shown}");
     }
     assert!(passed > ROUNDS / 20, "only {passed} passed");
 }
@@ -173,9 +155,7 @@ fn responses_are_read_on_as_they_were_read() {
         let mut parser = ResponseParser::default();
         let pieces = by_byte(&bytes, |bytes| {
             let mut storage = FieldStorage::new();
-            let found = parser
-                .parse(bytes, &mut storage, Method::Get)
-                .map_err(drop)?;
+            let found = parser.parse(bytes, &mut storage, Method::Get).map_err(drop)?;
             Ok(found.map(|(_, len)| len))
         });
         let Ok(Some((response, len))) = whole else {
@@ -190,26 +170,16 @@ fn responses_are_read_on_as_they_were_read() {
         };
         assert_eq!(pieces, Ok(Some(len)), "{}", bytes.escape_ascii());
         passed += 1;
-        let client_version = if round % 2 == 0 {
-            Version::Http10
-        } else {
-            Version::Http11
-        };
+        let client_version = if round % 2 == 0 { Version::Http10 } else { Version::Http11 };
         let (framing, close) = outgoing_framing(response.facts.framing, client_version);
         let mut out = Vec::new();
-        let context = ResponseContext {
-            client_version,
-            close,
-            rules: &rules,
-        };
+        let context = ResponseContext { client_version, close, rules: &rules };
         encode::response(&mut out, &response, framing, &context);
         encode::end(&mut out);
         let mut storage = FieldStorage::new();
         let again = ResponseParser::default().parse(&out, &mut storage, Method::Get);
         let shown = format!("{} -> {}", bytes.escape_ascii(), out.escape_ascii());
-        let Ok(Some((again, end))) = again else {
-            panic!("{shown}: {again:?}")
-        };
+        let Ok(Some((again, end))) = again else { panic!("{shown}: {again:?}") };
         assert_eq!((end, again.status), (out.len(), response.status), "{shown}");
         assert_eq!(again.facts.framing, framing, "{shown}");
         assert_eq!(again.facts.persistent, !close, "{shown}");
@@ -224,13 +194,8 @@ fn bodies_in_pieces_are_the_same_bodies() {
         let bytes = random.mutate(CHUNKED);
         let mut whole = bytes.clone();
         let mut decoder = BodyDecoder::new(Framing::Chunked, Some(64));
-        let found = decoder
-            .decode(&mut whole)
-            .map(|it| (whole[..it.data].to_vec(), it.ended));
-        let trailers = found
-            .as_ref()
-            .is_ok_and(|it| it.1)
-            .then(|| decoder.take_trailers());
+        let found = decoder.decode(&mut whole).map(|it| (whole[..it.data].to_vec(), it.ended));
+        let trailers = found.as_ref().is_ok_and(|it| it.1).then(|| decoder.take_trailers());
         let mut decoder = BodyDecoder::new(Framing::Chunked, Some(64));
         let (mut data, mut error, mut at) = (Vec::new(), None, 0);
         while at < bytes.len() && error.is_none() && !decoder.is_ended() {

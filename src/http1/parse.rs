@@ -26,10 +26,7 @@ pub struct FieldStorage<'b> {
 
 impl Default for FieldStorage<'_> {
     fn default() -> Self {
-        FieldStorage {
-            inline: [Field::EMPTY; INLINE_FIELDS],
-            many: Vec::new(),
-        }
+        FieldStorage { inline: [Field::EMPTY; INLINE_FIELDS], many: Vec::new() }
     }
 }
 
@@ -39,9 +36,8 @@ impl<'b> FieldStorage<'b> {
     }
 
     fn fill(&mut self, parsed: &[httparse::Header<'b>]) -> &[Field<'b>] {
-        let fields = parsed
-            .iter()
-            .map(|it| Field::new(it.name.as_bytes(), crate::http::trim(it.value)));
+        let fields =
+            parsed.iter().map(|it| Field::new(it.name.as_bytes(), crate::http::trim(it.value)));
         if parsed.len() <= INLINE_FIELDS {
             for (slot, field) in self.inline.iter_mut().zip(fields) {
                 *slot = field;
@@ -72,10 +68,7 @@ impl RequestParser {
         bytes: &'b [u8],
         storage: &'s mut FieldStorage<'b>,
     ) -> Result<Option<(Request<'b, 's>, usize)>, Reason> {
-        let found = self
-            .scan
-            .advance(bytes, true, check_request_line)
-            .map_err(request_reason)?;
+        let found = self.scan.advance(bytes, true, check_request_line).map_err(request_reason)?;
         let Some(head) = found else { return Ok(None) };
         self.reset();
         let request = request(&bytes[head.start..head.end], storage)?;
@@ -115,10 +108,7 @@ impl ResponseParser {
         if bytes[..compared] != STARTS[..compared] {
             return Err(Reason::BadResponse);
         }
-        let found = self
-            .scan
-            .advance(bytes, false, check_status_line)
-            .map_err(response_reason)?;
+        let found = self.scan.advance(bytes, false, check_status_line).map_err(response_reason)?;
         let Some(head) = found else { return Ok(None) };
         self.reset();
         let response = response(bytes, head, storage, request_method)?;
@@ -171,18 +161,7 @@ fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
 
 fn check_status_line(line: &[u8]) -> Result<(), Refusal> {
     match line {
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'0' | b'1',
-            b' ',
-            ..,
-        ] => Ok(()),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1', b' ', ..] => Ok(()),
         _ => Err(Refusal::Malformed),
     }
 }
@@ -205,11 +184,7 @@ fn request<'b, 's>(
     };
     let method_bytes = method_text.as_bytes();
     let method = Method::from_bytes(method_bytes);
-    let version = if minor == 0 {
-        Version::Http10
-    } else {
-        Version::Http11
-    };
+    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     let fields = storage.fill(parsed.headers);
     let (facts, host_field) =
         facts::of_request(fields, method, version).map_err(|_| Reason::BadRequest)?;
@@ -219,15 +194,7 @@ fn request<'b, 's>(
     let target = Target::parse(target.as_bytes(), method)?;
     check_host(host_field, &target, version)?;
     let host = target.authority.or(host_field).unwrap_or_default();
-    Ok(Request {
-        method,
-        method_bytes,
-        target,
-        version,
-        host,
-        fields,
-        facts,
-    })
+    Ok(Request { method, method_bytes, target, version, host, fields, facts })
 }
 
 /// RFC 9112 section 3.2: a 1.1 request has a valid `Host`, also beside an absolute-form target;
@@ -238,11 +205,7 @@ fn check_host(field: Option<&[u8]>, target: &Target<'_>, version: Version) -> Re
         Some([]) => target.authority.is_none(),
         Some(host) => host_is_valid(host),
     };
-    if valid {
-        Ok(())
-    } else {
-        Err(Reason::BadRequest)
-    }
+    if valid { Ok(()) } else { Err(Reason::BadRequest) }
 }
 
 fn response<'b, 's>(
@@ -266,26 +229,14 @@ fn response<'b, 's>(
     if status < 100 {
         return Err(Reason::BadResponse);
     }
-    let version = if minor == 0 {
-        Version::Http10
-    } else {
-        Version::Http11
-    };
+    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     // httparse leaves out a phrase that is not ASCII; it is passed as it came.
     const BEFORE_PHRASE: usize = "HTTP/1.1 200 ".len();
-    let phrase = bytes
-        .get(BEFORE_PHRASE..head.start_line_end)
-        .unwrap_or_default();
+    let phrase = bytes.get(BEFORE_PHRASE..head.start_line_end).unwrap_or_default();
     let fields = storage.fill(parsed.headers);
     let facts = facts::of_response(fields, status, version, request_method)
         .map_err(|_| Reason::BadResponse)?;
-    Ok(Response {
-        version,
-        status,
-        phrase,
-        fields,
-        facts,
-    })
+    Ok(Response { version, status, phrase, fields, facts })
 }
 
 #[cfg(test)]

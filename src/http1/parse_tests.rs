@@ -18,10 +18,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn named(fields: &[Field<'_>]) -> Vec<(String, String)> {
-    fields
-        .iter()
-        .map(|it| (text(it.name), text(it.value)))
-        .collect()
+    fields.iter().map(|it| (text(it.name), text(it.value))).collect()
 }
 
 fn request_in(pieces: &[&[u8]]) -> Result<Option<Seen<RequestFacts>>, Reason> {
@@ -33,20 +30,9 @@ fn request_in(pieces: &[&[u8]]) -> Result<Option<Seen<RequestFacts>>, Reason> {
         if let Some((it, consumed)) = parser.parse(&bytes, &mut storage)? {
             let mut target = Vec::new();
             it.target.write_to(&mut target);
-            let start = format!(
-                "{} {} {:?}",
-                text(it.method_bytes),
-                text(&target),
-                it.version
-            );
+            let start = format!("{} {} {:?}", text(it.method_bytes), text(&target), it.version);
             let (host, fields) = (text(it.host), named(it.fields));
-            return Ok(Some(Seen {
-                start,
-                host,
-                fields,
-                facts: it.facts,
-                consumed,
-            }));
+            return Ok(Some(Seen { start, host, fields, facts: it.facts, consumed }));
         }
     }
     Ok(None)
@@ -61,13 +47,7 @@ fn response_in(pieces: &[&[u8]], method: Method) -> Result<Option<Seen<ResponseF
         if let Some((it, consumed)) = parser.parse(&bytes, &mut storage, method)? {
             let start = format!("{:?} {} {}", it.version, it.status, text(it.phrase));
             let (host, fields) = (String::new(), named(it.fields));
-            return Ok(Some(Seen {
-                start,
-                host,
-                fields,
-                facts: it.facts,
-                consumed,
-            }));
+            return Ok(Some(Seen { start, host, fields, facts: it.facts, consumed }));
         }
     }
     Ok(None)
@@ -106,10 +86,7 @@ fn a_request_as_it_came() {
     assert_eq!(seen.start, "GET /a?b Http11");
     assert_eq!(seen.host, "h:1");
     let fields = [("Host", "h:1"), ("X-Ab", ""), ("x", "1 2")];
-    assert_eq!(
-        seen.fields,
-        fields.map(|(name, value)| (name.into(), value.into()))
-    );
+    assert_eq!(seen.fields, fields.map(|(name, value)| (name.into(), value.into())));
     assert_eq!(seen.consumed, bytes.len() - 4);
     assert_eq!(seen.facts.framing, Framing::Empty);
     assert!(seen.facts.persistent);
@@ -159,20 +136,11 @@ fn framing_that_is_clear() {
         ("Content-Length: 0\r\n", Framing::Length(0)),
         ("Content-Length: 007\r\n", Framing::Length(7)),
         ("content-length: 5, 5\r\n", Framing::Length(5)),
-        (
-            "Content-Length: 5\r\ncontent-length: 5\r\n",
-            Framing::Length(5),
-        ),
-        (
-            "Content-Length: 18446744073709551615\r\n",
-            Framing::Length(u64::MAX),
-        ),
+        ("Content-Length: 5\r\ncontent-length: 5\r\n", Framing::Length(5)),
+        ("Content-Length: 18446744073709551615\r\n", Framing::Length(u64::MAX)),
         ("Transfer-Encoding: Chunked\r\n", Framing::Chunked),
         ("Transfer-Encoding: gzip, chunked\r\n", Framing::Chunked),
-        (
-            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
-            Framing::Chunked,
-        ),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", Framing::Chunked),
     ];
     for (fields, framing) in good {
         assert_eq!(with(fields).unwrap().framing, framing, "{fields}");
@@ -236,11 +204,7 @@ fn methods_and_versions_that_are_not_served() {
     assert_eq!(request(preface), Err(Reason::VersionNotSupported));
     for version in ["1.2", "2.0", "3.0", "0.9", "9.9"] {
         let bytes = format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n");
-        assert_eq!(
-            request(&bytes),
-            Err(Reason::VersionNotSupported),
-            "{version}"
-        );
+        assert_eq!(request(&bytes), Err(Reason::VersionNotSupported), "{version}");
     }
     // Said as soon as the line is there: who speaks 0.9 sends no more.
     let mut storage = FieldStorage::new();
@@ -257,12 +221,8 @@ fn limits() {
     let whole = |bytes: &str| request_in(&[bytes.as_bytes()]).map(|it| it.is_some());
     assert_eq!(whole(&line(8192)), Ok(true));
     assert_eq!(whole(&line(8193)), Err(Reason::UriTooLong));
-    let fields = |count: usize| {
-        format!(
-            "GET / HTTP/1.1\r\nHost: h\r\n{}\r\n",
-            "a: b\r\n".repeat(count - 1)
-        )
-    };
+    let fields =
+        |count: usize| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(count - 1));
     for count in [1, 32, 33, 127, 128] {
         let seen = request_in(&[fields(count).as_bytes()]).unwrap().unwrap();
         assert_eq!(seen.fields.len(), count);
@@ -277,10 +237,7 @@ fn limits() {
     // Refused before its end comes.
     assert_eq!(whole(&head(70_000)[..65_600]), Err(Reason::HeaderTooLarge));
     let options = "x,".repeat(64) + "y";
-    assert_eq!(
-        with(&format!("Connection: {options}\r\n")),
-        Err(Reason::BadRequest)
-    );
+    assert_eq!(with(&format!("Connection: {options}\r\n")), Err(Reason::BadRequest));
 }
 
 #[test]
@@ -292,10 +249,7 @@ fn a_dribbled_head_is_scanned_once() {
     // 60,000 calls; scanning from the start each time would look at 1.8 GB.
     for end in 0..bytes.len() {
         let mut scan = parser.scan;
-        assert_eq!(
-            scan.advance(&bytes[..end], true, check_request_line),
-            Ok(None)
-        );
+        assert_eq!(scan.advance(&bytes[..end], true, check_request_line), Ok(None));
         parser.scan = scan;
     }
     let mut storage = FieldStorage::new();
@@ -316,9 +270,7 @@ fn effective_host() {
 #[test]
 fn persistence_expectation_and_upgrade() {
     let facts = |version: &str, fields: &str| {
-        request(&format!("POST / HTTP/{version}\r\nHost: h\r\n{fields}\r\n"))
-            .unwrap()
-            .facts
+        request(&format!("POST / HTTP/{version}\r\nHost: h\r\n{fields}\r\n")).unwrap().facts
     };
     assert!(facts("1.1", "").persistent);
     assert!(!facts("1.1", "Connection: Keep-Alive, CLOSE\r\n").persistent);
@@ -337,19 +289,10 @@ fn persistence_expectation_and_upgrade() {
         found.unwrap().unwrap().0.upgrade_token().map(text)
     };
     let asks = |value: &str| format!("Connection: upgrade\r\nUpgrade: {value}\r\n");
-    assert_eq!(
-        upgrade("1.1", &asks("websocket")).as_deref(),
-        Some("websocket")
-    );
-    assert_eq!(
-        upgrade("1.1", &asks("h2c, a/1 ,\tWebSocket")).as_deref(),
-        Some("WebSocket")
-    );
+    assert_eq!(upgrade("1.1", &asks("websocket")).as_deref(), Some("websocket"));
+    assert_eq!(upgrade("1.1", &asks("h2c, a/1 ,\tWebSocket")).as_deref(), Some("WebSocket"));
     assert_eq!(upgrade("1.1", &asks(",  a/1, b")).as_deref(), Some("a/1"));
-    assert_eq!(
-        upgrade("1.1", &asks("a\r\nUpgrade: websocket")).as_deref(),
-        Some("websocket")
-    );
+    assert_eq!(upgrade("1.1", &asks("a\r\nUpgrade: websocket")).as_deref(), Some("websocket"));
     assert_eq!(upgrade("1.1", &asks("h2c")), None);
     assert_eq!(upgrade("1.1", "Upgrade: websocket\r\n"), None);
     assert_eq!(upgrade("1.0", &asks("websocket")), None);
@@ -371,18 +314,11 @@ fn max_forwards_of_trace_and_options_alone() {
 #[test]
 fn begun_is_more_than_empty_lines() {
     let mut parser = RequestParser::default();
-    for (bytes, begun) in [
-        ("", false),
-        ("\r", false),
-        ("\r\n", false),
-        ("\r\n\r", false),
-        ("\r\n\r\nG", true),
-    ] {
+    for (bytes, begun) in
+        [("", false), ("\r", false), ("\r\n", false), ("\r\n\r", false), ("\r\n\r\nG", true)]
+    {
         let mut storage = FieldStorage::new();
-        assert!(matches!(
-            parser.parse(bytes.as_bytes(), &mut storage),
-            Ok(None)
-        ));
+        assert!(matches!(parser.parse(bytes.as_bytes(), &mut storage), Ok(None)));
         assert_eq!(parser.begun(), begun, "{bytes:?}");
     }
     parser.reset();
@@ -397,31 +333,16 @@ fn responses_and_their_framing() {
     };
     let get = Method::Get;
     assert_eq!(of("200 OK", "", get), Ok((Framing::UntilClose, false)));
-    assert_eq!(
-        of("200 OK", "Content-Length: 5\r\n", get),
-        Ok((Framing::Length(5), true))
-    );
+    assert_eq!(of("200 OK", "Content-Length: 5\r\n", get), Ok((Framing::Length(5), true)));
     let closes = "Content-Length: 0\r\nConnection: close\r\n";
     assert_eq!(of("200 OK", closes, get), Ok((Framing::Length(0), false)));
     let chunked = "Transfer-Encoding: chunked\r\n";
     assert_eq!(of("200 OK", chunked, get), Ok((Framing::Chunked, true)));
-    assert_eq!(
-        of("200 OK", chunked, Method::Head),
-        Ok((Framing::Empty, true))
-    );
-    assert_eq!(
-        of("304 Not Modified", "Content-Length: 5\r\n", get),
-        Ok((Framing::Empty, true))
-    );
-    assert_eq!(
-        of("204 No Content", "Content-Length: 0\r\n", get),
-        Ok((Framing::Empty, true))
-    );
+    assert_eq!(of("200 OK", chunked, Method::Head), Ok((Framing::Empty, true)));
+    assert_eq!(of("304 Not Modified", "Content-Length: 5\r\n", get), Ok((Framing::Empty, true)));
+    assert_eq!(of("204 No Content", "Content-Length: 0\r\n", get), Ok((Framing::Empty, true)));
     // The body that it announces may come, and must not become the next answer.
-    assert_eq!(
-        of("204 No Content", "Content-Length: 5\r\n", get),
-        Ok((Framing::Empty, false))
-    );
+    assert_eq!(of("204 No Content", "Content-Length: 5\r\n", get), Ok((Framing::Empty, false)));
     assert_eq!(of("100 Continue", "", get), Ok((Framing::Empty, true)));
     for fields in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -432,11 +353,7 @@ fn responses_and_their_framing() {
         "A: b\r\n c\r\n",
         "A : b\r\n",
     ] {
-        assert_eq!(
-            of("200 OK", fields, get),
-            Err(Reason::BadResponse),
-            "{fields}"
-        );
+        assert_eq!(of("200 OK", fields, get), Err(Reason::BadResponse), "{fields}");
     }
     let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(response(old, get), Err(Reason::BadResponse));
@@ -447,21 +364,12 @@ fn status_lines() {
     let start = |line: &str| {
         response(&format!("{line}\r\n\r\n"), Method::Get).map(|it| (it.start, it.facts.is_interim))
     };
-    assert_eq!(
-        start("HTTP/1.1 200 OK then"),
-        Ok(("Http11 200 OK then".into(), false))
-    );
+    assert_eq!(start("HTTP/1.1 200 OK then"), Ok(("Http11 200 OK then".into(), false)));
     assert_eq!(start("HTTP/1.0 404 "), Ok(("Http10 404 ".into(), false)));
     assert_eq!(start("HTTP/1.1 204"), Ok(("Http11 204 ".into(), false)));
-    assert_eq!(
-        start("HTTP/1.1 103 Early Hints"),
-        Ok(("Http11 103 Early Hints".into(), true))
-    );
+    assert_eq!(start("HTTP/1.1 103 Early Hints"), Ok(("Http11 103 Early Hints".into(), true)));
     assert_eq!(start("HTTP/1.1 101 S"), Ok(("Http11 101 S".into(), false)));
-    assert_eq!(
-        start("HTTP/1.1 200 \u{e4}"),
-        Ok(("Http11 200 \\xc3\\xa4".into(), false))
-    );
+    assert_eq!(start("HTTP/1.1 200 \u{e4}"), Ok(("Http11 200 \\xc3\\xa4".into(), false)));
     for bad in [
         "HTTP/1.1 20 OK",
         "HTTP/1.1 2000 OK",
@@ -481,8 +389,5 @@ fn status_lines() {
     let found = response_in(&[long.as_bytes()], Method::Get);
     assert_eq!(found, Err(Reason::ResponseTooLarge));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(129));
-    assert_eq!(
-        response_in(&[many.as_bytes()], Method::Get),
-        Err(Reason::ResponseTooLarge)
-    );
+    assert_eq!(response_in(&[many.as_bytes()], Method::Get), Err(Reason::ResponseTooLarge));
 }

@@ -66,10 +66,7 @@ impl HeadScan {
         skips_empty_lines: bool,
         check_start_line: impl Fn(&[u8]) -> Result<(), Refusal>,
     ) -> Result<Option<Head>, Refusal> {
-        debug_assert!(
-            self.at <= bytes.len(),
-            "a message's bytes never become fewer"
-        );
+        debug_assert!(self.at <= bytes.len(), "a message's bytes never become fewer");
         let from = self.at;
         for lf in memchr_iter(b'\n', &bytes[from..]) {
             let lf = from + lf;
@@ -93,11 +90,7 @@ impl HeadScan {
                     }
                     self.at = lf + 1;
                     self.begun = true;
-                    return Ok(Some(Head {
-                        start: self.start,
-                        start_line_end,
-                        end: lf + 1,
-                    }));
+                    return Ok(Some(Head { start: self.start, start_line_end, end: lf + 1 }));
                 }
                 Some(_) => {
                     self.fields += 1;
@@ -139,11 +132,7 @@ impl HeadScan {
             return Err(Refusal::TooLarge);
         }
         // A CR at the very end is looked at again when the next byte is there.
-        let end = if bytes.last() == Some(&b'\r') {
-            bytes.len() - 1
-        } else {
-            bytes.len()
-        };
+        let end = if bytes.last() == Some(&b'\r') { bytes.len() - 1 } else { bytes.len() };
         let fresh = &bytes[self.checked.min(end)..end];
         if fresh.iter().any(|&byte| is_control(byte)) {
             return Err(Refusal::Malformed);
@@ -194,17 +183,9 @@ mod tests {
 
     #[test]
     fn finds_the_end_of_a_head() {
-        let head = Head {
-            start: 0,
-            start_line_end: 3,
-            end: 12,
-        };
+        let head = Head { start: 0, start_line_end: 3, end: 12 };
         assert_eq!(scan_all_ways(b"A B\r\nc:d\r\n\r\nrest"), Ok(Some(head)));
-        let head = Head {
-            start: 4,
-            start_line_end: 7,
-            end: 11,
-        };
+        let head = Head { start: 4, start_line_end: 7, end: 11 };
         assert_eq!(scan_all_ways(b"\r\n\r\nA B\r\n\r\n"), Ok(Some(head)));
         assert_eq!(scan_all_ways(b"A B\r\nc:d\r\n\r"), Ok(None));
     }
@@ -238,21 +219,9 @@ mod tests {
         let fields = |count: usize| [b"A\r\n".to_vec(), b"b:c\r\n".repeat(count)].concat();
         assert_eq!(scan(&[&fields(MAX_FIELDS)]), Ok(None));
         assert_eq!(scan(&[&fields(MAX_FIELDS + 1)]), Err(Refusal::TooLarge));
-        let head = |len: usize| {
-            [
-                b"A\r\nb:".to_vec(),
-                vec![b'c'; len - 9],
-                b"\r\n\r\n".to_vec(),
-            ]
-        };
+        let head = |len: usize| [b"A\r\nb:".to_vec(), vec![b'c'; len - 9], b"\r\n\r\n".to_vec()];
         assert!(scan(&[&head(MAX_HEAD_BYTES).concat()]).is_ok_and(|head| head.is_some()));
-        assert_eq!(
-            scan(&[&head(MAX_HEAD_BYTES + 1).concat()]),
-            Err(Refusal::TooLarge)
-        );
-        assert_eq!(
-            scan(&[&vec![b'\t'; MAX_HEAD_BYTES]]),
-            Err(Refusal::StartLineTooLong)
-        );
+        assert_eq!(scan(&[&head(MAX_HEAD_BYTES + 1).concat()]), Err(Refusal::TooLarge));
+        assert_eq!(scan(&[&vec![b'\t'; MAX_HEAD_BYTES]]), Err(Refusal::StartLineTooLong));
     }
 }

@@ -70,9 +70,7 @@ fn is_allowed(line: &[u8]) -> Result<bool, BodyError> {
     let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
     let well_formed = !name.is_empty()
         && name.iter().all(|&byte| is_token(byte))
-        && value
-            .iter()
-            .all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7F));
+        && value.iter().all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7F));
     if !well_formed {
         return Err(BodyError::Malformed);
     }

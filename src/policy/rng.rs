@@ -43,11 +43,8 @@ mod tests {
         // The first outputs of the published C code for seed 1234567.
         let mut rng = Rng::new(1_234_567);
         let first = [rng.next_u64(), rng.next_u64(), rng.next_u64()];
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
+        let expected =
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!(first, expected);
     }
 
@@ -59,9 +56,6 @@ mod tests {
             seen[rng.below(7)] += 1;
             assert!((0.0..1.0).contains(&rng.unit()));
         }
-        assert!(
-            seen.iter().all(|&count| (850..1150).contains(&count)),
-            "{seen:?}"
-        );
+        assert!(seen.iter().all(|&count| (850..1150).contains(&count)), "{seen:?}");
     }
 }

@@ -53,9 +53,7 @@ const STACK_PATH_BYTES: usize = 512;
 impl RouteTable {
     /// Takes valid rules: a prefix that climbs above the root matches nothing.
     pub fn new(routes: Vec<Route>) -> RouteTable {
-        RouteTable {
-            rules: routes.iter().filter_map(Rule::new).collect(),
-        }
+        RouteTable { rules: routes.iter().filter_map(Rule::new).collect() }
     }
 
     /// The service that `host` (as in `Host`) and `path` (with its query, as in the target) go to.
@@ -87,10 +85,7 @@ impl RouteTable {
     }
 
     fn first(&self, matches: impl Fn(&Rule) -> bool) -> Option<usize> {
-        self.rules
-            .iter()
-            .find(|rule| matches(rule))
-            .map(|rule| rule.service)
+        self.rules.iter().find(|rule| matches(rule)).map(|rule| rule.service)
     }
 }
 
@@ -110,11 +105,7 @@ impl Rule {
         while prefix.last() == Some(&b'/') {
             prefix.pop();
         }
-        Some(Rule {
-            host,
-            prefix,
-            service: route.service,
-        })
+        Some(Rule { host, prefix, service: route.service })
     }
 
     fn matches(&self, host: &[u8], path: &[u8]) -> bool {
@@ -263,19 +254,8 @@ mod tests {
     #[test]
     fn climbing_above_the_root_is_an_error() {
         let table = RouteTable::new(vec![rule(None, None, 0)]);
-        for path in [
-            "/..",
-            "/../a",
-            "/a/../..",
-            "/%2e%2e",
-            "/a/../../b?c",
-            "/./..",
-        ] {
-            assert_eq!(
-                table.find(b"h", path.as_bytes()),
-                Err(ClimbsAboveRoot),
-                "{path}"
-            );
+        for path in ["/..", "/../a", "/a/../..", "/%2e%2e", "/a/../../b?c", "/./.."] {
+            assert_eq!(table.find(b"h", path.as_bytes()), Err(ClimbsAboveRoot), "{path}");
         }
         let long = format!("/{}/../..", "a".repeat(STACK_PATH_BYTES));
         assert_eq!(table.find(b"h", long.as_bytes()), Err(ClimbsAboveRoot));
@@ -283,11 +263,7 @@ mod tests {
     }
 
     fn rule(host: Option<&str>, prefix: Option<&str>, service: usize) -> Route {
-        Route {
-            host: host.map(Into::into),
-            path_prefix: prefix.map(Into::into),
-            service,
-        }
+        Route { host: host.map(Into::into), path_prefix: prefix.map(Into::into), service }
     }
 
     #[test]

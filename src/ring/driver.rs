@@ -84,19 +84,15 @@ impl Core {
     fn enter(&mut self, park_ms: u64) {
         self.stats.enters += 1;
         let queued = self.uring.submission().len() as u32;
-        let timeout = Timespec::new()
-            .sec(park_ms / 1_000)
-            .nsec((park_ms % 1_000) as u32 * 1_000_000);
+        let timeout =
+            Timespec::new().sec(park_ms / 1_000).nsec((park_ms % 1_000) as u32 * 1_000_000);
         let arguments = SubmitArgs::new().timespec(&timeout);
         let parked = (park_ms > 0).then(Instant::now);
         let wanted = u32::from(park_ms > 0);
         let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
         // SAFETY: the arguments are those that the flags announce, and live until the call returns.
-        let entered = unsafe {
-            self.uring
-                .submitter()
-                .enter(queued, wanted, flags, Some(&arguments))
-        };
+        let entered =
+            unsafe { self.uring.submitter().enter(queued, wanted, flags, Some(&arguments)) };
         if let Some(parked) = parked {
             self.stats.parked += parked.elapsed();
         }

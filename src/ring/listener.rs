@@ -36,10 +36,7 @@ impl Listener {
         let key = core.slots.insert(Slot::Listener(slot));
         core.accept(key);
         drop(core);
-        Listener {
-            key,
-            ring: ring.clone(),
-        }
+        Listener { key, ring: ring.clone() }
     }
 
     pub fn accept(&self) -> Accepted {
@@ -64,11 +61,7 @@ impl Listener {
         let Some(listener) = core.listener(self.key) else {
             return true;
         };
-        let mut poll = libc::pollfd {
-            fd: listener.fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: listener.fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives until the call returns; a timeout of 0 does not block.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready <= 0 && listener.accepted.is_empty()

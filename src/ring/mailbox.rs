@@ -25,10 +25,7 @@ pub struct MailboxSender<T> {
 
 impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> MailboxSender<T> {
-        MailboxSender {
-            messages: self.messages.clone(),
-            event: self.event.clone(),
-        }
+        MailboxSender { messages: self.messages.clone(), event: self.event.clone() }
     }
 }
 
@@ -64,34 +61,20 @@ pub fn mailbox<T>(capacity: usize) -> io::Result<(MailboxSender<T>, Mailbox<T>)>
     // SAFETY: the descriptor is new and in no other place.
     let event = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
     Ok((
-        MailboxSender {
-            messages: sender,
-            event: event.clone(),
-        },
-        Mailbox {
-            messages: receiver,
-            event,
-        },
+        MailboxSender { messages: sender, event: event.clone() },
+        Mailbox { messages: receiver, event },
     ))
 }
 
 impl<T> Mailbox<T> {
     /// Puts the mailbox on a ring: `owner` is woken when something comes.
     pub fn open(self, ring: &Ring, owner: Waker) -> OpenMailbox<T> {
-        let slot = EventSlot {
-            owner: Owner::Task(owner),
-            armed: false,
-            count: Box::new(0),
-        };
+        let slot = EventSlot { owner: Owner::Task(owner), armed: false, count: Box::new(0) };
         let mut core = ring.inner.core.borrow_mut();
         let key = core.slots.insert(Slot::Event(slot));
         core.read_event(key, self.event.as_raw_fd());
         drop(core);
-        OpenMailbox {
-            key,
-            ring: ring.clone(),
-            mailbox: self,
-        }
+        OpenMailbox { key, ring: ring.clone(), mailbox: self }
     }
 }
 

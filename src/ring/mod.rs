@@ -127,16 +127,13 @@ impl Ring {
     /// Starts a task on this shard.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.inner.runnable.set(true);
-        // The handle is never polled: a polled and dropped handle leaks its waker (facts/glommio.md).
+        // Never polled: a handle polled and dropped leaks its waker (facts/glommio.md).
         drop(glommio::spawn_local(task).detach());
     }
 
     /// A timer of the calling task's.
     pub fn timer(&self, waker: Waker) -> Timer {
-        Timer {
-            key: self.inner.core.borrow_mut().add_timer(waker),
-            ring: self.clone(),
-        }
+        Timer { key: self.inner.core.borrow_mut().add_timer(waker), ring: self.clone() }
     }
 
     /// A large buffer, or `None` while the budget is used up; then `wait_for_lease`.
@@ -154,11 +151,7 @@ impl Ring {
 
     /// An empty heap buffer, used before if there is one.
     pub fn buffer(&self) -> Vec<u8> {
-        self.inner
-            .spare
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(1024))
+        self.inner.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(1024))
     }
 
     pub fn recycle(&self, mut buffer: Vec<u8>) {
@@ -203,19 +196,11 @@ impl Timer {
     pub fn set(&self, deadline: Duration) {
         // Rounded up: a deadline never fires early.
         let deadline_ms = deadline.as_micros().div_ceil(1_000) as u64;
-        self.ring
-            .inner
-            .core
-            .borrow_mut()
-            .set_timer(self.key, deadline_ms);
+        self.ring.inner.core.borrow_mut().set_timer(self.key, deadline_ms);
     }
 
     pub fn clear(&self) {
-        self.ring
-            .inner
-            .core
-            .borrow_mut()
-            .set_timer(self.key, timer::NEVER_MS);
+        self.ring.inner.core.borrow_mut().set_timer(self.key, timer::NEVER_MS);
     }
 
     /// Whether the deadline has passed since it was last set.

@@ -15,10 +15,7 @@ const MEMLOCK_PER_SHARD_BYTES: u64 = 512 << 10;
 pub enum Unsupported {
     Kernel(String),
     Forbidden(String),
-    Memlock {
-        needed_bytes: u64,
-        allowed_bytes: u64,
-    },
+    Memlock { needed_bytes: u64, allowed_bytes: u64 },
     Missing(&'static str),
     Other(io::Error),
 }
@@ -27,20 +24,14 @@ impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unsupported::Kernel(release) => {
-                write!(
-                    f,
-                    "io_uring: Linux 6.1 or newer is needed, this is {release}"
-                )
+                write!(f, "io_uring: Linux 6.1 or newer is needed, this is {release}")
             }
             Unsupported::Forbidden(value) => write!(
                 f,
                 "io_uring is forbidden here: kernel.io_uring_disabled is {value} (0 allows it; a \
                  container's seccomp profile may forbid it too)"
             ),
-            Unsupported::Memlock {
-                needed_bytes,
-                allowed_bytes,
-            } => write!(
+            Unsupported::Memlock { needed_bytes, allowed_bytes } => write!(
                 f,
                 "locked memory is limited to {} KiB and {} KiB are needed: raise it with `ulimit \
                  -l`, LimitMEMLOCK= in the systemd unit, or limits.conf",
@@ -48,10 +39,7 @@ impl fmt::Display for Unsupported {
                 needed_bytes >> 10
             ),
             Unsupported::Missing(what) => {
-                write!(
-                    f,
-                    "io_uring: this kernel lacks {what}; Linux 6.1 or newer is needed"
-                )
+                write!(f, "io_uring: this kernel lacks {what}; Linux 6.1 or newer is needed")
             }
             Unsupported::Other(error) => write!(f, "io_uring cannot be set up: {error}"),
         }
@@ -68,16 +56,10 @@ pub fn probe(shards: usize) -> Result<(), Unsupported> {
     }
     check_memlock(MEMLOCK_PER_SHARD_BYTES * shards as u64)?;
     let mut builder = IoUring::builder();
-    builder
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_submit_all();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
     let uring: IoUring = builder.build(8).map_err(why)?;
     let mut known = Probe::new();
-    uring
-        .submitter()
-        .register_probe(&mut known)
-        .map_err(Unsupported::Other)?;
+    uring.submitter().register_probe(&mut known).map_err(Unsupported::Other)?;
     let needed = [
         (opcode::Accept::CODE, "accept"),
         (opcode::Recv::CODE, "recv"),
@@ -118,9 +100,7 @@ fn why(error: io::Error) -> Unsupported {
 }
 
 fn release_is_enough(release: &str) -> bool {
-    let mut numbers = release
-        .split(['.', '-', '+'])
-        .map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     version >= (6, 1)
 }
@@ -134,19 +114,13 @@ fn check_memlock(needed_bytes: u64) -> Result<(), Unsupported> {
     }
     let allowed_bytes = memlock().rlim_cur;
     match allowed_bytes < needed_bytes {
-        true => Err(Unsupported::Memlock {
-            needed_bytes,
-            allowed_bytes,
-        }),
+        true => Err(Unsupported::Memlock { needed_bytes, allowed_bytes }),
         false => Ok(()),
     }
 }
 
 fn memlock() -> libc::rlimit {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is ours to be written.
     unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     limit
@@ -180,10 +154,7 @@ mod tests {
         let refusals = [
             Unsupported::Kernel("5.10.0".into()),
             Unsupported::Forbidden("2".into()),
-            Unsupported::Memlock {
-                needed_bytes: 1 << 20,
-                allowed_bytes: 64 << 10,
-            },
+            Unsupported::Memlock { needed_bytes: 1 << 20, allowed_bytes: 64 << 10 },
             Unsupported::Missing("recv"),
             Unsupported::Other(io::Error::other("odd")),
         ];

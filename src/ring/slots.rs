@@ -23,10 +23,7 @@ impl Key {
     }
 
     pub(super) fn unpack(bits: u64) -> Key {
-        Key {
-            index: bits as u32,
-            generation: (bits >> 32) as u32 & GENERATION_MASK,
-        }
+        Key { index: bits as u32, generation: (bits >> 32) as u32 & GENERATION_MASK }
     }
 }
 
@@ -48,11 +45,7 @@ pub(super) struct Slots<T> {
 
 impl<T> Slots<T> {
     pub(super) fn new() -> Slots<T> {
-        Slots {
-            slots: Vec::new(),
-            free: NO_SLOT,
-            len: 0,
-        }
+        Slots { slots: Vec::new(), free: NO_SLOT, len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,14 +56,8 @@ impl<T> Slots<T> {
         self.len += 1;
         if self.free == NO_SLOT {
             let index = self.slots.len() as u32;
-            self.slots.push(Slot {
-                generation: 0,
-                entry: Entry::Taken(value),
-            });
-            return Key {
-                index,
-                generation: 0,
-            };
+            self.slots.push(Slot { generation: 0, entry: Entry::Taken(value) });
+            return Key { index, generation: 0 };
         }
         let index = self.free;
         let slot = &mut self.slots[index as usize];
@@ -78,20 +65,18 @@ impl<T> Slots<T> {
             self.free = next;
         }
         slot.entry = Entry::Taken(value);
-        Key {
-            index,
-            generation: slot.generation,
-        }
+        Key { index, generation: slot.generation }
     }
 
     /// The slot's value, unless the key is stale.
     #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.index as usize) {
-            Some(Slot {
-                generation,
-                entry: Entry::Taken(value),
-            }) if *generation == key.generation => Some(value),
+            Some(Slot { generation, entry: Entry::Taken(value) })
+                if *generation == key.generation =>
+            {
+                Some(value)
+            }
             _ => None,
         }
     }
@@ -111,19 +96,12 @@ impl<T> Slots<T> {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
-        self.slots
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(index, slot)| match &mut slot.entry {
-                Entry::Taken(value) => Some((
-                    Key {
-                        index: index as u32,
-                        generation: slot.generation,
-                    },
-                    value,
-                )),
-                Entry::Vacant { .. } => None,
-            })
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| match &mut slot.entry {
+            Entry::Taken(value) => {
+                Some((Key { index: index as u32, generation: slot.generation }, value))
+            }
+            Entry::Vacant { .. } => None,
+        })
     }
 }
 
@@ -182,10 +160,7 @@ mod tests {
             }
             assert_eq!(slots.len(), live.len());
         }
-        assert!(
-            live.iter()
-                .all(|(key, value)| slots.get_mut(*key) == Some(&mut { *value }))
-        );
+        assert!(live.iter().all(|(key, value)| slots.get_mut(*key) == Some(&mut { *value })));
         assert!(dead.iter().all(|key| slots.get_mut(*key).is_none()));
     }
 }

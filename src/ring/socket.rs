@@ -35,15 +35,8 @@ pub enum End {
 
 /// Bytes on their way out, owned by the socket until they have been taken by the kernel.
 pub enum Chunk {
-    Heap {
-        bytes: Vec<u8>,
-        start: usize,
-    },
-    Lease {
-        lease: Lease,
-        start: usize,
-        end: usize,
-    },
+    Heap { bytes: Vec<u8>, start: usize },
+    Lease { lease: Lease, start: usize, end: usize },
 }
 
 impl Chunk {
@@ -125,17 +118,8 @@ impl Socket {
     pub fn adopt(ring: &Ring, fd: impl IntoRawFd, whose: Whose, owner: Waker) -> Socket {
         let fd = fd.into_raw_fd();
         let slot = SocketSlot::new(fd, whose, Owner::Task(owner));
-        let key = ring
-            .inner
-            .core
-            .borrow_mut()
-            .slots
-            .insert(Slot::Socket(slot));
-        Socket {
-            key,
-            fd,
-            ring: ring.clone(),
-        }
+        let key = ring.inner.core.borrow_mut().slots.insert(Slot::Socket(slot));
+        Socket { key, fd, ring: ring.clone() }
     }
 
     /// Begins to connect; `progress` says when it is done, and the caller's timer how long that
@@ -181,21 +165,12 @@ impl Socket {
             receiving: !matches!(socket.receive, Receive::Idle | Receive::Filled { .. }),
             receiving_many: matches!(
                 socket.receive,
-                Receive::Armed {
-                    many: true,
-                    cancelling: false
-                } | Receive::Starved { many: true }
+                Receive::Armed { many: true, cancelling: false } | Receive::Starved { many: true }
             ),
             end: socket.end,
             sending_lease: socket.sending.has_lease(),
             all_sent: matches!(socket.sending, Sending::Idle),
-            can_send: !matches!(
-                socket.sending,
-                Sending::Flying {
-                    waiting: Some(_),
-                    ..
-                }
-            ),
+            can_send: !matches!(socket.sending, Sending::Flying { waiting: Some(_), .. }),
             send_error: socket.send_error,
             connecting: socket.connecting.is_some(),
         })
@@ -236,26 +211,18 @@ impl Socket {
         };
         let whose = socket.whose;
         let (id, start, len) = groups[whose as usize].take(&mut socket.chain)?;
-        Some(Piece {
-            id,
-            start,
-            len,
-            whose,
-            ring: self.ring.clone(),
-        })
+        Some(Piece { id, start, len, whose, ring: self.ring.clone() })
     }
 
     /// The lease that `fill` was given, and how much was received into it, from where on.
     pub fn take_filled(&self) -> Option<(Lease, std::ops::Range<usize>)> {
-        self.slot(
-            |socket| match std::mem::replace(&mut socket.receive, Receive::Idle) {
-                Receive::Filled { lease, start, len } => Some((lease, start..start + len)),
-                other => {
-                    socket.receive = other;
-                    None
-                }
-            },
-        )
+        self.slot(|socket| match std::mem::replace(&mut socket.receive, Receive::Idle) {
+            Receive::Filled { lease, start, len } => Some((lease, start..start + len)),
+            other => {
+                socket.receive = other;
+                None
+            }
+        })
     }
 
     /// Sends after what was sent before. Lost if the connection is: see `Progress::send_error`.
@@ -288,13 +255,7 @@ impl Socket {
         // SAFETY: the kernel writes at most `len` bytes into `info`.
         let result = unsafe {
             let memory = info.as_mut_ptr().cast();
-            libc::getsockopt(
-                self.fd,
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                memory,
-                &raw mut len,
-            )
+            libc::getsockopt(self.fd, libc::IPPROTO_TCP, libc::TCP_INFO, memory, &raw mut len)
         };
         match (result, info[ACKED..].try_into()) {
             (0, Ok(bytes)) => u64::from_ne_bytes(bytes),

@@ -55,10 +55,7 @@ fn peer<T: Send + 'static>(
 ) -> (SockAddr, thread::JoinHandle<T>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address").into();
-    (
-        address,
-        thread::spawn(move || act(listener.accept().expect("accept").0)),
-    )
+    (address, thread::spawn(move || act(listener.accept().expect("accept").0)))
 }
 
 async fn connected(ring: &Ring, address: &SockAddr) -> Socket {
@@ -93,9 +90,7 @@ async fn all_sent(socket: &Socket) {
 
 /// Bytes in which each position can be told from its neighbours.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|n| (n as u32).wrapping_mul(2_654_435_761).to_le_bytes()[2])
-        .collect()
+    (0..len).map(|n| (n as u32).wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect()
 }
 
 #[test]
@@ -124,11 +119,7 @@ fn sends_leave_in_the_order_they_were_queued() {
                 0 if socket.progress().can_send => {
                     let mut lease = ring.lease(part.len()).expect("a lease");
                     lease[5..5 + part.len()].copy_from_slice(part);
-                    socket.send(Chunk::Lease {
-                        lease,
-                        start: 5,
-                        end: 5 + part.len(),
-                    });
+                    socket.send(Chunk::Lease { lease, start: 5, end: 5 + part.len() });
                 }
                 _ => socket.send(Chunk::heap(part.to_vec())),
             }
@@ -171,13 +162,9 @@ fn accepts_many_connections_with_one_operation() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     let clients = thread::spawn(move || {
-        let mut streams: Vec<TcpStream> = (0..200)
-            .map(|_| TcpStream::connect(address).expect("connect"))
-            .collect();
-        streams
-            .iter_mut()
-            .map(|stream| stream.read_to_end(&mut Vec::new()))
-            .all(|r| r.is_ok())
+        let mut streams: Vec<TcpStream> =
+            (0..200).map(|_| TcpStream::connect(address).expect("connect")).collect();
+        streams.iter_mut().map(|stream| stream.read_to_end(&mut Vec::new())).all(|r| r.is_ok())
     });
     let stats = on_ring(Settings::default(), move |ring| async move {
         let waker = current_waker().await;
@@ -195,10 +182,7 @@ fn accepts_many_connections_with_one_operation() {
         drop(held);
     });
     assert!(clients.join().expect("clients"));
-    assert!(
-        stats.sqes < 410,
-        "one accept, 200 closes and little else: {stats:?}"
-    );
+    assert!(stats.sqes < 410, "one accept, 200 closes and little else: {stats:?}");
 }
 
 /// More sockets have data than there are buffers: all of it arrives, nothing spins.
@@ -212,14 +196,9 @@ fn an_exhausted_group_feeds_everybody_in_turn() {
             .map(|_| listener.accept().expect("accept").0)
             .map(|mut stream| thread::spawn(move || stream.write_all(&pattern(200_000))))
             .collect();
-        sending
-            .into_iter()
-            .all(|one| one.join().expect("sender").is_ok())
+        sending.into_iter().all(|one| one.join().expect("sender").is_ok())
     });
-    let settings = Settings {
-        head_buffers: 16,
-        ..Settings::default()
-    };
+    let settings = Settings { head_buffers: 16, ..Settings::default() };
     let stats = on_ring(settings, move |ring| async move {
         let mut readers = Vec::new();
         for _ in 0..PEERS {
@@ -242,15 +221,9 @@ fn an_exhausted_group_feeds_everybody_in_turn() {
         assert!(readers.iter().all(|(_, all)| *all == pattern(200_000)));
     });
     assert!(senders.join().expect("senders"));
-    assert!(
-        stats.buffers_exhausted > 0,
-        "the test is about exhaustion: {stats:?}"
-    );
+    assert!(stats.buffers_exhausted > 0, "the test is about exhaustion: {stats:?}");
     assert_eq!(stats.buffers_in_use, 0);
-    assert!(
-        stats.sqes < 20_000,
-        "a starved socket is not armed over and over: {stats:?}"
-    );
+    assert!(stats.sqes < 20_000, "a starved socket is not armed over and over: {stats:?}");
 }
 
 #[test]
@@ -296,9 +269,7 @@ fn a_connect_that_is_refused_fails_and_one_that_hangs_is_taken_back() {
 fn a_receive_can_be_taken_back_and_asked_for_again() {
     let (address, peer) = peer(|mut stream| {
         let mut go = [0];
-        stream
-            .read_exact(&mut go)
-            .and_then(|()| stream.write_all(b"late"))
+        stream.read_exact(&mut go).and_then(|()| stream.write_all(b"late"))
     });
     on_ring(Settings::default(), move |ring| async move {
         let socket = connected(&ring, &address).await;
@@ -335,11 +306,7 @@ fn an_orphan_never_reaches_the_next_owner_of_its_slot() {
         }
         let lease = ring.lease(usize::MAX).expect("a lease");
         let end = lease.len();
-        socket.send(Chunk::Lease {
-            lease,
-            start: 0,
-            end,
-        });
+        socket.send(Chunk::Lease { lease, start: 0, end });
         drop(socket);
         let next = connected(&ring, &quiet).await;
         assert!(read_to_end(&next, true).await == pattern(100_000));
@@ -352,19 +319,14 @@ fn an_orphan_never_reaches_the_next_owner_of_its_slot() {
     });
     noise.join().expect("noise");
     answer.join().expect("answer").expect("written");
-    assert_eq!(
-        (stats.slots, stats.leased_bytes, stats.buffers_in_use),
-        (0, 0, 0)
-    );
+    assert_eq!((stats.slots, stats.leased_bytes, stats.buffers_in_use), (0, 0, 0));
 }
 
 #[test]
 fn a_half_closed_socket_still_receives_and_a_reset_one_says_so() {
     let (address, peer) = peer(|mut stream| {
         let mut all = Vec::new();
-        stream
-            .read_to_end(&mut all)
-            .and_then(|_| stream.write_all(&all))?;
+        stream.read_to_end(&mut all).and_then(|_| stream.write_all(&all))?;
         let socket = socket2::Socket::from(stream);
         socket.set_linger(Some(Duration::ZERO))?;
         std::io::Result::Ok(())
@@ -410,10 +372,7 @@ fn reset_is_what_the_peer_sees() {
             wait().await;
         }
     });
-    assert_eq!(
-        peer.join().expect("peer"),
-        Err(std::io::ErrorKind::ConnectionReset)
-    );
+    assert_eq!(peer.join().expect("peer"), Err(std::io::ErrorKind::ConnectionReset));
 }
 
 #[test]
@@ -478,10 +437,7 @@ fn a_mailbox_wakes_a_parked_core() {
         }
     });
     posting.join().expect("posting");
-    assert!(
-        stats.parked < Duration::from_secs(5),
-        "woken, not timed out: {stats:?}"
-    );
+    assert!(stats.parked < Duration::from_secs(5), "woken, not timed out: {stats:?}");
 }
 
 #[test]
@@ -515,19 +471,13 @@ fn a_task_woken_by_a_task_runs_before_the_core_parks() {
             wait().await;
         }
     });
-    assert!(
-        stats.parked < Duration::from_millis(500),
-        "parked with work to do: {stats:?}"
-    );
+    assert!(stats.parked < Duration::from_millis(500), "parked with work to do: {stats:?}");
 }
 
 /// More submissions in one turn than the queue holds.
 #[test]
 fn a_full_submission_queue_loses_nothing() {
-    let settings = Settings {
-        entries: 8,
-        ..Settings::default()
-    };
+    let settings = Settings { entries: 8, ..Settings::default() };
     on_ring(settings, |ring| async move {
         let waker = current_waker().await;
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -538,10 +488,6 @@ fn a_full_submission_queue_loses_nothing() {
         while connecting.iter().any(|socket| socket.progress().connecting) {
             wait().await;
         }
-        assert!(
-            connecting
-                .iter()
-                .all(|socket| socket.progress().end == End::Open)
-        );
+        assert!(connecting.iter().all(|socket| socket.progress().end == End::Open));
     });
 }

@@ -163,11 +163,8 @@ impl<W> Wheel<W> {
         let head = self.heads[level][slot].replace(key);
         self.occupied[level] |= 1 << slot;
         if let Some(timer) = self.timers.get_mut(key) {
-            timer.hung = Some(Place {
-                level: level as u8,
-                slot: slot as u8,
-                due_ms: tick << shift,
-            });
+            timer.hung =
+                Some(Place { level: level as u8, slot: slot as u8, due_ms: tick << shift });
             timer.next = head;
             timer.previous = None;
         }
@@ -213,25 +210,11 @@ mod tests {
     #[test]
     fn fires_once_and_on_time() {
         let mut wheel = Wheel::new(1_000_003);
-        for after_ms in [
-            1u64,
-            2,
-            63,
-            64,
-            65,
-            4_095,
-            4_096,
-            60_000,
-            300_000,
-            SPAN_MS - 1,
-        ] {
+        for after_ms in [1u64, 2, 63, 64, 65, 4_095, 4_096, 60_000, 300_000, SPAN_MS - 1] {
             let key = wheel.insert(after_ms);
             let start_ms = wheel.now_ms();
             wheel.set(key, start_ms + after_ms);
-            assert!(
-                fired(&mut wheel, start_ms + after_ms - 1).is_empty(),
-                "{after_ms} early"
-            );
+            assert!(fired(&mut wheel, start_ms + after_ms - 1).is_empty(), "{after_ms} early");
             assert_eq!(fired(&mut wheel, start_ms + after_ms), [after_ms]);
             assert!(fired(&mut wheel, start_ms + after_ms + 10).is_empty());
         }
@@ -249,12 +232,8 @@ mod tests {
     #[test]
     fn moved_later_earlier_and_away() {
         let mut wheel = Wheel::new(0);
-        let (later, earlier, unset, gone) = (
-            wheel.insert(1),
-            wheel.insert(2),
-            wheel.insert(3),
-            wheel.insert(4),
-        );
+        let (later, earlier, unset, gone) =
+            (wheel.insert(1), wheel.insert(2), wheel.insert(3), wheel.insert(4));
         for key in [later, earlier, unset, gone] {
             wheel.set(key, 1_000);
         }

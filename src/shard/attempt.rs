@@ -97,14 +97,8 @@ impl Attempt {
 /// A head that was parsed, and what became of it.
 enum Head {
     Partial,
-    Interim {
-        is_continue: bool,
-    },
-    Final {
-        persistent: bool,
-        close: bool,
-        download: Pump,
-    },
+    Interim { is_continue: bool },
+    Final { persistent: bool, close: bool, download: Pump },
     Switched,
     Refused(Reason),
 }
@@ -112,11 +106,7 @@ enum Head {
 impl Exchange {
     /// Looks for the answer's head, and sends on what it finds.
     pub(super) fn read_answer(&mut self, client: &mut Transport, link: &Link<'_>) -> Answered {
-        while self
-            .attempt
-            .as_ref()
-            .is_some_and(|attempt| attempt.transport.has_input())
-        {
+        while self.attempt.as_ref().is_some_and(|attempt| attempt.transport.has_input()) {
             let mut out = link.context.ring.buffer();
             let head = self.parse_answer(&mut out, link);
             client.send(Chunk::heap(out));
@@ -130,22 +120,15 @@ impl Exchange {
                     self.expects &= !is_continue;
                     return Answered::Interim;
                 }
-                Head::Final {
-                    persistent,
-                    close,
-                    download,
-                } => {
+                Head::Final { persistent, close, download } => {
                     attempt.load.answered(link.context.clock());
-                    self.upstream
-                        .answered(attempt.endpoint, download.is_ended());
+                    self.upstream.answered(attempt.endpoint, download.is_ended());
                     self.rules.response_begun(persistent);
                     if close {
                         self.rules.client_spent();
                     }
                     self.download = download;
-                    return Answered::Head {
-                        whole: self.download.is_ended(),
-                    };
+                    return Answered::Head { whole: self.download.is_ended() };
                 }
                 Head::Partial if attempt.transport.progress().has_piece => {}
                 Head::Partial => break,
@@ -178,31 +161,19 @@ impl Exchange {
                 Ok(None) => return (0, Head::Partial),
                 Ok(Some((response, consumed))) => {
                     let framing = response.facts.framing;
-                    (
-                        write_head(out, &response, &rules, asks_upgrade, link),
-                        framing,
-                        consumed,
-                    )
+                    let at_hand = bytes.len() - consumed;
+                    let early = !rules.request_has_ended() && ends_upload(&response, at_hand);
+                    let close = early || !rules.client_is_persistent();
+                    let head = write_head(out, &response, &rules, asks_upgrade, close, link);
+                    (head, framing, consumed)
                 }
             };
-            let Head::Final {
-                persistent,
-                close,
-                mut download,
-            } = head
-            else {
+            let Head::Final { persistent, close, mut download } = head else {
                 return (consumed, head);
             };
             let persistent = persistent && framing != Framing::UntilClose;
             match download.take(&mut bytes[consumed..], out) {
-                Ok(taken) => (
-                    consumed + taken,
-                    Head::Final {
-                        persistent,
-                        close,
-                        download,
-                    },
-                ),
+                Ok(taken) => (consumed + taken, Head::Final { persistent, close, download }),
                 Err(BodyError::TooLarge) => (bytes.len(), Head::Refused(Reason::ResponseTooLarge)),
                 Err(_) => {
                     // Nothing of this answer has been sent yet, so it can still be refused whole.
@@ -214,11 +185,23 @@ impl Exchange {
     }
 }
 
+/// Whether an answer that comes before the request's end is sure to end the upload: it is here
+/// whole, or it refuses. The client's connection cannot go on then, and is told so.
+fn ends_upload(response: &Response<'_, '_>, at_hand: usize) -> bool {
+    let whole = match response.facts.framing {
+        Framing::Empty => true,
+        Framing::Length(bytes) => bytes <= at_hand as u64,
+        Framing::Chunked | Framing::UntilClose => false,
+    };
+    whole || response.status >= 400
+}
+
 fn write_head(
     out: &mut Vec<u8>,
     response: &Response<'_, '_>,
     rules: &crate::http::Exchange,
     asks_upgrade: bool,
+    close: bool,
     link: &Link<'_>,
 ) -> Head {
     if response.facts.is_interim {
@@ -226,15 +209,13 @@ fn write_head(
         if rules.client_version == Version::Http11 {
             encode::interim(out, response);
         }
-        return Head::Interim {
-            is_continue: response.status == 100,
-        };
+        return Head::Interim { is_continue: response.status == 100 };
     }
     if response.status == 101 && !asks_upgrade {
         return Head::Refused(Reason::BadResponse);
     }
     let (framing, must_close) = outgoing_framing(response.facts.framing, rules.client_version);
-    let close = must_close || !rules.client_is_persistent() || link.context.is_closing();
+    let close = must_close || close || link.context.is_closing();
     let context = ResponseContext {
         client_version: rules.client_version,
         close: close && response.status != 101,

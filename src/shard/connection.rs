@@ -134,10 +134,9 @@ impl Connection {
                 State::Idle => self.idle(),
                 State::Exchanging(exchange) => self.exchange(exchange),
                 State::Tunnel(tunnel) => self.tunnel(tunnel),
-                State::Closing {
-                    half_closed,
-                    discarded_bytes,
-                } => self.close(half_closed, discarded_bytes),
+                State::Closing { half_closed, discarded_bytes } => {
+                    self.close(half_closed, discarded_bytes)
+                }
                 State::Gone => return false,
             };
             if waits {
@@ -174,11 +173,7 @@ impl Connection {
                     self.client.send(Chunk::heap(answer));
                     return self.after_answer(close);
                 }
-                Head::Refused {
-                    reason,
-                    close,
-                    head_only,
-                } => {
+                Head::Refused { reason, close, head_only } => {
                     return self.answer(reason, close, head_only);
                 }
             }
@@ -206,9 +201,7 @@ impl Connection {
             (Awaits::RestOfHead, _) => timeouts.head,
             (Awaits::DrainsEnd, Some(drain)) => {
                 // Spread, so that the clients of a whole process do not all come back at once.
-                drain
-                    .idle_close
-                    .mul_f64(self.context.rng.borrow_mut().unit())
+                drain.idle_close.mul_f64(self.context.rng.borrow_mut().unit())
             }
             _ => timeouts.idle,
         };
@@ -237,14 +230,7 @@ impl Connection {
                 Ok(None) => return (0, Head::Partial),
                 Ok(Some((request, consumed))) => (accept(&request, peer, &link), consumed),
                 Err(reason) => {
-                    return (
-                        bytes.len(),
-                        Head::Refused {
-                            reason,
-                            close: true,
-                            head_only: false,
-                        },
-                    );
+                    return (bytes.len(), Head::Refused { reason, close: true, head_only: false });
                 }
             };
             let Head::Exchange(mut exchange) = head else {
@@ -252,14 +238,9 @@ impl Connection {
             };
             match exchange.inline_body(&mut bytes[consumed..]) {
                 Ok(taken) => (consumed + taken, Head::Exchange(exchange)),
-                Err(reason) => (
-                    bytes.len(),
-                    Head::Refused {
-                        reason,
-                        close: true,
-                        head_only: false,
-                    },
-                ),
+                Err(reason) => {
+                    (bytes.len(), Head::Refused { reason, close: true, head_only: false })
+                }
             }
         })
     }
@@ -346,13 +327,9 @@ impl Connection {
     }
 
     fn closing(&mut self, half_closed: bool) -> bool {
-        self.timer
-            .set(self.context.ring.now() + self.router.timeouts.stall);
+        self.timer.set(self.context.ring.now() + self.router.timeouts.stall);
         self.client.socket().wake_when_sent(true);
-        self.state = State::Closing {
-            half_closed,
-            discarded_bytes: 0,
-        };
+        self.state = State::Closing { half_closed, discarded_bytes: 0 };
         false
     }
 
@@ -366,8 +343,7 @@ impl Connection {
         if progress.all_sent && !half_closed {
             half_closed = true;
             self.client.socket().shutdown_write();
-            self.timer
-                .set(self.context.ring.now() + self.router.timeouts.linger);
+            self.timer.set(self.context.ring.now() + self.router.timeouts.linger);
         }
         while self.client.has_input() {
             discarded_bytes += self.client.with_input(|bytes| (bytes.len(), bytes.len()));
@@ -377,10 +353,7 @@ impl Connection {
             return self.gone();
         }
         self.client.socket().receive(true);
-        self.state = State::Closing {
-            half_closed,
-            discarded_bytes,
-        };
+        self.state = State::Closing { half_closed, discarded_bytes };
         true
     }
 
@@ -402,11 +375,7 @@ fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
         request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
     let close = !request.facts.persistent || has_body || context.is_closing();
     let head_only = request.method == Method::Head;
-    let refused = |reason, close| Head::Refused {
-        reason,
-        close,
-        head_only,
-    };
+    let refused = |reason, close| Head::Refused { reason, close, head_only };
     if request.method == Method::Connect {
         return refused(Reason::MethodNotAllowed, true);
     }
@@ -426,10 +395,7 @@ fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
         Ok(Some(service)) => service,
     };
     let asks_upgrade = request.upgrade_token().is_some_and(|token| {
-        router
-            .upgrades
-            .iter()
-            .any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
+        router.upgrades.iter().any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
     });
     let mut head = context.ring.buffer();
     encode::request(&mut head, request, &router.rules, peer, asks_upgrade);

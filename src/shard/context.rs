@@ -76,6 +76,7 @@ pub(super) struct Context {
     /// The control task, to be told when the last of them has gone.
     control: RefCell<Option<Waker>>,
     /// Exchanges to be used again: no allocation per request.
+    #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
     pub(super) spare: RefCell<Vec<Box<Exchange>>>,
 }
 
@@ -87,16 +88,10 @@ impl Context {
         seed: u64,
     ) -> io::Result<Context> {
         let shards = config.runtime.shards.len();
-        let upstreams = config
-            .services
-            .iter()
-            .map(|service| Upstream::new(service, shards));
+        let upstreams = config.services.iter().map(|service| Upstream::new(service, shards));
         let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
-        let routers = config
-            .routers
-            .iter()
-            .map(|router| Rc::new(Router::new(router, &upstreams)));
+        let routers = config.routers.iter().map(|router| Rc::new(Router::new(router, &upstreams)));
         Ok(Context {
             ring,
             settings,
@@ -123,9 +118,7 @@ impl Context {
 
     /// Whether connections end with their next answer.
     pub(super) fn is_closing(&self) -> bool {
-        self.drain
-            .get()
-            .is_some_and(|drain| drain.begins <= self.ring.now())
+        self.drain.get().is_some_and(|drain| drain.begins <= self.ring.now())
     }
 
     pub(super) fn begin_drain(&self, grace: Duration, drain: Duration) {
@@ -155,10 +148,7 @@ impl Context {
         if is_connection {
             self.connections.set(self.connections.get() + 1);
         }
-        Hold {
-            context: self.clone(),
-            is_connection,
-        }
+        Hold { context: self.clone(), is_connection }
     }
 }
 

@@ -143,10 +143,7 @@ impl Exchange {
             return Ok(0);
         }
         self.expects = false;
-        let taken = self
-            .upload
-            .take(bytes, &mut self.head)
-            .map_err(reason_of_body)?;
+        let taken = self.upload.take(bytes, &mut self.head).map_err(reason_of_body)?;
         if self.upload.is_ended() {
             self.rules.request_ended();
         }
@@ -195,22 +192,13 @@ impl Exchange {
     fn begin_attempt(&mut self, link: &Link<'_>) -> Look {
         let context = link.context;
         let now = context.clock();
-        let picked = self
-            .upstream
-            .pick(now, &mut context.rng.borrow_mut(), self.avoid);
+        let picked = self.upstream.pick(now, &mut context.rng.borrow_mut(), self.avoid);
         let Some(endpoint) = picked else {
             return Look::Failed(Reason::NoEndpoint);
         };
         self.rules.attempt_begun();
         let fresh = std::mem::replace(&mut self.fresh, false);
-        let begun = Attempt::begin(
-            &self.upstream,
-            endpoint,
-            fresh,
-            now,
-            &context.ring,
-            link.waker,
-        );
+        let begun = Attempt::begin(&self.upstream, endpoint, fresh, now, &context.ring, link.waker);
         match begun {
             Ok(attempt) => {
                 let connecting = attempt.connecting;
@@ -249,10 +237,7 @@ impl Exchange {
         let mut out = link.context.ring.buffer();
         out.extend_from_slice(&self.head);
         attempt.transport.send(Chunk::heap(out));
-        attempt
-            .transport
-            .socket()
-            .receive(self.upstream.expects_small(attempt.endpoint));
+        attempt.transport.socket().receive(self.upstream.expects_small(attempt.endpoint));
         self.rules.request_sent();
     }
 
@@ -266,10 +251,7 @@ impl Exchange {
         };
         if self.rules.response_has_begun() {
             let ring = &link.context.ring;
-            return match self
-                .download
-                .step(&mut attempt.transport, client, ring, link.waker)
-            {
+            return match self.download.step(&mut attempt.transport, client, ring, link.waker) {
                 Pumped::Waiting => Look::Wait,
                 Pumped::Ended => self.finish(link),
                 Pumped::SinkLost => Look::Turn(Turn::ClientGone),
@@ -298,9 +280,7 @@ impl Exchange {
         }
         self.expects = false;
         let ring = &link.context.ring;
-        let pumped = self
-            .upload
-            .step(client, &attempt.transport, ring, link.waker);
+        let pumped = self.upload.step(client, &attempt.transport, ring, link.waker);
         if self.upload.moved_bytes > 0 {
             self.rules.body_forwarded();
         }
@@ -328,12 +308,9 @@ impl Exchange {
             && self.rules.may_reuse_upstream()
             && !self.half_closed
         {
-            self.upstream
-                .check_in(attempt.endpoint, attempt.transport, link.context.ring.now());
+            self.upstream.check_in(attempt.endpoint, attempt.transport, link.context.ring.now());
         }
-        Look::Turn(Turn::Done {
-            close: self.rules.closes_client(),
-        })
+        Look::Turn(Turn::Done { close: self.rules.closes_client() })
     }
 
     /// Ends the attempt. `None`: the request is to be tried again.

@@ -27,10 +27,7 @@ pub(super) async fn accept(context: Rc<Context>, router: Rc<Router>, socket: Own
         match listener.accept() {
             Accepted::Connection(fd) => serve(&context, &router, fd),
             Accepted::Stopped(error) if is_shortage(error) => {
-                tracing::warn!(
-                    errno = error,
-                    "accepting pauses: out of descriptors or memory"
-                );
+                tracing::warn!(errno = error, "accepting pauses: out of descriptors or memory");
                 paused = true;
                 timer.set(context.ring.now() + PAUSE);
             }
@@ -39,11 +36,7 @@ pub(super) async fn accept(context: Rc<Context>, router: Rc<Router>, socket: Own
             Accepted::Nothing if context.is_closing() && listener.is_empty() => return,
             Accepted::Nothing => {
                 if let Some(drain) = context.drain() {
-                    timer.set(
-                        drain
-                            .begins
-                            .max(context.ring.now() + Duration::from_millis(1)),
-                    );
+                    timer.set(drain.begins.max(context.ring.now() + Duration::from_millis(1)));
                 }
                 ring::wait().await;
             }

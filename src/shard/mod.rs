@@ -126,10 +126,7 @@ async fn keep_pools(context: Rc<Context>) {
         }
         if due || !context.ring.take_disturbed().is_empty() {
             let now = context.ring.now();
-            context
-                .upstreams
-                .iter()
-                .for_each(|upstream| upstream.sweep(now));
+            context.upstreams.iter().for_each(|upstream| upstream.sweep(now));
         }
         ring::wait().await;
     }
@@ -153,10 +150,7 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
         if let Some(drain) = context.drain() {
             let now = context.ring.now();
             if context.held() == 0 || now >= drain.ends {
-                context
-                    .upstreams
-                    .iter()
-                    .for_each(|upstream| upstream.close_idle());
+                context.upstreams.iter().for_each(|upstream| upstream.close_idle());
                 context.ring.stop();
                 return;
             }

@@ -16,6 +16,12 @@ use crate::ring::{Chunk, End, Lease, PIECE_BYTES, Ring, Waiting};
 /// Up to here a body is received in pieces even though its length is known.
 const SMALL_BODY_BYTES: u64 = 4 * PIECE_BYTES as u64;
 
+/// What a body of unknown length is received into at first.
+const USUAL_BYTES: usize = 120 << 10;
+
+/// What framing takes of a lease.
+const ROOM: usize = BodyEncoder::HEADROOM + BodyEncoder::TAILROOM;
+
 /// Where a pump stands after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pumped {
@@ -36,6 +42,8 @@ pub(super) struct Pump {
     exact: bool,
     /// Much is to come: lease.
     large: bool,
+    /// The last lease came back full.
+    filled: bool,
     ended: bool,
     pub(super) moved_bytes: u64,
     /// In line for a lease.
@@ -50,6 +58,7 @@ impl Pump {
             encoder: BodyEncoder::new(to),
             exact: matches!(from, Framing::Length(_)),
             large: matches!(from, Framing::Length(bytes) if bytes > SMALL_BODY_BYTES),
+            filled: false,
             ended: decoder.is_ended(),
             moved_bytes: 0,
             waiting: None,
@@ -72,8 +81,7 @@ impl Pump {
         self.ended = payload.ended;
         let trailers = self.take_trailers();
         let data = &bytes[payload.data];
-        self.encoder
-            .encode_into(out, data, self.ended, trailers.as_deref());
+        self.encoder.encode_into(out, data, self.ended, trailers.as_deref());
         // A full piece, or a body that goes on and on: more is waiting than a piece can hold.
         self.large |= !self.exact && (full || self.moved_bytes > SMALL_BODY_BYTES);
         Ok(payload.consumed)
@@ -150,6 +158,7 @@ impl Pump {
     ) -> Result<(), BodyError> {
         // What comes in small amounts again does not need a large buffer to wait in.
         self.large = self.exact || range.len() >= PIECE_BYTES;
+        self.filled = range.end + BodyEncoder::TAILROOM == lease.len();
         let payload = self.decoder.decode_in_place(&mut lease[range.clone()])?;
         self.moved_bytes += payload.data.len() as u64;
         self.ended = payload.ended;
@@ -160,31 +169,20 @@ impl Pump {
         }
         let trailers = self.take_trailers();
         let data = range.start + payload.data.start..range.start + payload.data.end;
-        let framed = self
-            .encoder
-            .encode(&mut lease, data, self.ended, trailers.as_deref());
+        let framed = self.encoder.encode(&mut lease, data, self.ended, trailers.as_deref());
         if !framed.is_empty() {
-            to.send(Chunk::Lease {
-                lease,
-                start: framed.start,
-                end: framed.end,
-            });
+            to.send(Chunk::Lease { lease, start: framed.start, end: framed.end });
         }
         if trailers.is_some() {
             let mut out = Vec::new();
-            self.encoder
-                .encode_into(&mut out, &[], true, trailers.as_deref());
+            self.encoder.encode_into(&mut out, &[], true, trailers.as_deref());
             to.send(Chunk::heap(out));
         }
         Ok(())
     }
 
     fn take_trailers(&mut self) -> Option<Box<[u8]>> {
-        if self.ended {
-            self.decoder.take_trailers()
-        } else {
-            None
-        }
+        if self.ended { self.decoder.take_trailers() } else { None }
     }
 
     /// Asks for more, where nothing is under way and the sink keeps up.
@@ -205,24 +203,20 @@ impl Pump {
             from.socket().receive(false);
             return;
         }
-        if self
-            .waiting
-            .as_ref()
-            .is_some_and(|waiting| !waiting.is_over())
-        {
+        if self.waiting.as_ref().is_some_and(|waiting| !waiting.is_over()) {
             return;
         }
-        const ROOM: usize = BodyEncoder::HEADROOM + BodyEncoder::TAILROOM;
         let left = match self.exact {
             true => self.decoder.hint().map_or(usize::MAX, |left| left as usize),
-            false => usize::MAX - ROOM,
+            // What fills a buffer of this size is likely to fill the largest.
+            false if self.filled => usize::MAX - ROOM,
+            false => USUAL_BYTES,
         };
         match ring.lease(left.saturating_add(ROOM)) {
             Some(lease) => {
                 self.waiting = None;
                 let room = lease.len() - ROOM;
-                from.socket()
-                    .fill(lease, BodyEncoder::HEADROOM, room.min(left));
+                from.socket().fill(lease, BodyEncoder::HEADROOM, room.min(left));
             }
             None => self.waiting = Some(ring.wait_for_lease(waker.clone())),
         }

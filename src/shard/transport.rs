@@ -20,13 +20,7 @@ pub(super) struct Transport {
 
 impl Transport {
     pub(super) fn new(ring: &Ring, socket: Socket) -> Transport {
-        Transport {
-            socket,
-            ring: ring.clone(),
-            spill: Vec::new(),
-            start: 0,
-            charge: None,
-        }
+        Transport { socket, ring: ring.clone(), spill: Vec::new(), start: 0, charge: None }
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -108,9 +102,7 @@ impl Transport {
         const FREE_BYTES: usize = 2048;
         let held = self.spill.capacity();
         if held > FREE_BYTES {
-            self.charge
-                .get_or_insert_with(|| Box::new(self.ring.charge()))
-                .set(held);
+            self.charge.get_or_insert_with(|| Box::new(self.ring.charge())).set(held);
         } else {
             self.charge = None;
         }

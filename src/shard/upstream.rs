@@ -52,11 +52,7 @@ impl Upstream {
             config::Balancer::LeastLoaded => Kind::LeastLoaded,
             config::Balancer::Ewma { decay } => Kind::Ewma { decay },
         };
-        let weights: Vec<u32> = service
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.weight)
-            .collect();
+        let weights: Vec<u32> = service.endpoints.iter().map(|endpoint| endpoint.weight).collect();
         let endpoints = service.endpoints.iter().map(|endpoint| {
             Ok(Endpoint {
                 address: match &endpoint.address {
@@ -112,25 +108,16 @@ impl Upstream {
         }
         let endpoint = &self.endpoints[endpoint];
         transport.socket().wake_when_sent(false);
-        transport
-            .socket()
-            .receive(endpoint.small_answers.get() >= SMALL_ANSWERS);
+        transport.socket().receive(endpoint.small_answers.get() >= SMALL_ANSWERS);
         transport.socket().park();
-        endpoint.idle.borrow_mut().push(Idle {
-            transport,
-            since: now,
-        });
+        endpoint.idle.borrow_mut().push(Idle { transport, since: now });
         self.idle_count.set(self.idle_count.get() + 1);
     }
 
     /// Remembers whether answers fit into one piece.
     pub(super) fn answered(&self, endpoint: usize, small: bool) {
         let streak = &self.endpoints[endpoint].small_answers;
-        streak.set(if small {
-            streak.get().saturating_add(1)
-        } else {
-            0
-        });
+        streak.set(if small { streak.get().saturating_add(1) } else { 0 });
     }
 
     /// Whether the next answer is likely to be small: the receive may be armed for many.
@@ -146,20 +133,13 @@ impl Upstream {
             pool.retain(|idle| {
                 idle.transport.socket().is_quiet() && now < idle.since + self.idle_timeout
             });
-            self.idle_count
-                .set(self.idle_count.get() - (before - pool.len()));
+            self.idle_count.set(self.idle_count.get() - (before - pool.len()));
         }
     }
 
     pub(super) fn close_idle(&self) {
-        self.endpoints
-            .iter()
-            .for_each(|endpoint| endpoint.idle.borrow_mut().clear());
+        self.endpoints.iter().for_each(|endpoint| endpoint.idle.borrow_mut().clear());
         self.idle_count.set(0);
-    }
-
-    pub(super) fn idle_count(&self) -> usize {
-        self.idle_count.get()
     }
 }
 
@@ -175,12 +155,7 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn new(upstream: &Rc<Upstream>, endpoint: usize, now: Duration) -> Load {
         upstream.balancer.borrow_mut().started(endpoint);
-        Load {
-            upstream: upstream.clone(),
-            endpoint,
-            started: now,
-            answered: None,
-        }
+        Load { upstream: upstream.clone(), endpoint, started: now, answered: None }
     }
 
     pub(super) fn answered(&mut self, now: Duration) {
@@ -192,9 +167,6 @@ impl Drop for Load {
     fn drop(&mut self) {
         let rtt = self.answered.map(|now| now.saturating_sub(self.started));
         let now = self.answered.unwrap_or(self.started);
-        self.upstream
-            .balancer
-            .borrow_mut()
-            .finished(self.endpoint, now, rtt);
+        self.upstream.balancer.borrow_mut().finished(self.endpoint, now, rtt);
     }
 }

@@ -9,10 +9,7 @@ use super::{GOOD, bad, good, with};
 fn routes_that_nothing_reaches() {
     let routes = "{service: web}, {host: a.example, service: web}";
     let errors = bad(&with("{service: web}", routes));
-    assert!(
-        errors[0].contains("routers[0].routes[1]: never reached: routes[0]"),
-        "{errors:?}"
-    );
+    assert!(errors[0].contains("routers[0].routes[1]: never reached: routes[0]"), "{errors:?}");
     let routes = "{host: a.example, service: web}, {path_prefix: /a, service: web}";
     good(&with("{service: web}", routes));
 }
@@ -20,28 +17,13 @@ fn routes_that_nothing_reaches() {
 #[test]
 fn hosts_and_prefixes() {
     let route = |fields: &str| with("{service: web}", &format!("{{{fields}, service: web}}"));
-    for host in [
-        "api.example.com:80",
-        "'*.example.com'",
-        "''",
-        "'[::1'",
-        "a/b",
-        "'ä'",
-    ] {
+    for host in ["api.example.com:80", "'*.example.com'", "''", "'[::1'", "a/b", "'ä'"] {
         let errors = bad(&route(&format!("host: {host}")));
-        assert!(
-            errors[0].contains("routes[0].host: not a host"),
-            "{errors:?}"
-        );
+        assert!(errors[0].contains("routes[0].host: not a host"), "{errors:?}");
     }
-    for path in [
-        "v1", "''", "/a/../b", "/a/.", "'/a?b'", "'/a b'", "'/a#'", "/ä",
-    ] {
+    for path in ["v1", "''", "/a/../b", "/a/.", "'/a?b'", "'/a b'", "'/a#'", "/ä"] {
         let errors = bad(&route(&format!("path_prefix: {path}")));
-        assert!(
-            errors[0].contains("routes[0].path_prefix: not a path"),
-            "{errors:?}"
-        );
+        assert!(errors[0].contains("routes[0].path_prefix: not a path"), "{errors:?}");
     }
     let config = good(&route("host: API.Example.com, path_prefix: /v1/"));
     let route = &config.routers[0].routes[0];
@@ -53,12 +35,7 @@ fn hosts_and_prefixes() {
 fn cores_and_shards() {
     let cores = |written: &str| {
         let config = good(&format!("runtime: {{cores: {written}}}\n{GOOD}"));
-        config
-            .runtime
-            .shards
-            .iter()
-            .map(|shard| shard.core)
-            .collect::<Vec<_>>()
+        config.runtime.shards.iter().map(|shard| shard.core).collect::<Vec<_>>()
     };
     assert_eq!(cores("all"), [0, 1, 2, 3]);
     assert_eq!(cores("2"), [0, 1]);
@@ -72,24 +49,15 @@ fn numbers_of_a_shard() {
     for (number, allowed) in [
         ("ring_entries: 100", "a power of two from 16 to 32768"),
         ("head_buffers: 65536", "a whole number from 16 to 32768"),
-        (
-            "max_buffered_bytes: 1000",
-            "a whole number from 1048576 to 1099511627776",
-        ),
+        ("max_buffered_bytes: 1000", "a whole number from 1048576 to 1099511627776"),
     ] {
         let errors = bad(&format!("runtime: {{shard: {{{number}}}}}\n{GOOD}"));
-        assert!(
-            errors[0].ends_with(&format!("allowed: {allowed}")),
-            "{errors:?}"
-        );
+        assert!(errors[0].ends_with(&format!("allowed: {allowed}")), "{errors:?}");
     }
     let text =
         "runtime: {cores: 2, per_core: [{cores: '0-1', spin_us: 5}, {cores: 0, spin_us: 6}]}";
     let errors = bad(&format!("{text}\n{GOOD}"));
-    assert!(
-        errors[0].contains("per_core[1].spin_us: core 0 has been given"),
-        "{errors:?}"
-    );
+    assert!(errors[0].contains("per_core[1].spin_us: core 0 has been given"), "{errors:?}");
 }
 
 #[test]
@@ -126,10 +94,7 @@ services:
     assert_eq!(router.forwarding.x_forwarded, Mode::Overwrite);
     assert_eq!(router.forwarding.forwarded, Mode::Append);
     let service = &config.services[0];
-    assert_eq!(
-        service.endpoints[1].address,
-        Address::Unix("/run/web.sock".into())
-    );
+    assert_eq!(service.endpoints[1].address, Address::Unix("/run/web.sock".into()));
     assert_eq!(service.endpoints[0].weight, 3);
     assert_eq!(service.balancer, Balancer::RoundRobin);
     assert_eq!(service.timeouts.attempt, None);

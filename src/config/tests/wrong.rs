@@ -6,10 +6,8 @@ use super::{GOOD, bad, good, read, with};
 fn unknown_key() {
     assert_eq!(
         bad(&with("- servers", "- lable: x\n  servers")),
-        [
-            "ringlane.yaml:2:3: routers[0].lable: unknown key (did you mean label?); allowed: \
-          label, servers, routes, timeouts, max_body_bytes, upgrades, forwarding"
-        ]
+        ["ringlane.yaml:2:3: routers[0].lable: unknown key (did you mean label?); allowed: \
+          label, servers, routes, timeouts, max_body_bytes, upgrades, forwarding"]
     );
     // What later issues bring is not silently taken today.
     let errors = bad(&format!("{GOOD}telemetry: {{flush_interval_ms: 1000}}\n"));
@@ -23,10 +21,8 @@ fn unknown_key() {
 fn wrong_type() {
     assert_eq!(
         bad(&format!("runtime: {{drain_ms: soon}}\n{GOOD}")),
-        [
-            "ringlane.yaml:1:21: runtime.drain_ms: wrong type (\"soon\"); \
-          allowed: a whole number from 0 to 604800000"
-        ]
+        ["ringlane.yaml:1:21: runtime.drain_ms: wrong type (\"soon\"); \
+          allowed: a whole number from 0 to 604800000"]
     );
     assert_eq!(
         bad(&with("[{service: web}]", "5")),
@@ -72,10 +68,7 @@ fn no_routers() {
     ] {
         let errors = bad(&text);
         assert_eq!(errors.len(), 1, "{errors:?}");
-        assert!(
-            errors[0].starts_with(&format!("ringlane.yaml:{place}: ")),
-            "{errors:?}"
-        );
+        assert!(errors[0].starts_with(&format!("ringlane.yaml:{place}: ")), "{errors:?}");
         assert!(
             errors[0].ends_with(
                 "routers: needed, and not there; allowed: a list of at least one router"
@@ -90,10 +83,8 @@ fn no_routers() {
 fn route_to_unknown_service() {
     assert_eq!(
         bad(&with("service: web", "service: wep")),
-        [
-            "ringlane.yaml:3:22: routers[0].routes[0].service: unknown service (\"wep\"; did you \
-          mean web?); allowed: web"
-        ]
+        ["ringlane.yaml:3:22: routers[0].routes[0].service: unknown service (\"wep\"; did you \
+          mean web?); allowed: web"]
     );
     let errors = bad(&with("{service: web}", "{host: a.example}"));
     assert_eq!(
@@ -105,42 +96,23 @@ fn route_to_unknown_service() {
 #[test]
 fn duplicate_listener() {
     let two = |ip: &str, other: &str| {
-        with(
-            "{port: 4140}",
-            &format!("{{ip: '{ip}', port: 80}}, {{ip: '{other}', port: 80}}"),
-        )
+        with("{port: 4140}", &format!("{{ip: '{ip}', port: 80}}, {{ip: '{other}', port: 80}}"))
     };
     assert_eq!(
         bad(&two("127.0.0.1", "127.0.0.1")),
-        [
-            "ringlane.yaml:2:42: routers[0].servers[1]: duplicate listener (127.0.0.1:80: \
+        ["ringlane.yaml:2:42: routers[0].servers[1]: duplicate listener (127.0.0.1:80: \
           routers[0].servers[0] has 127.0.0.1:80); allowed: an address and port that nothing else \
-          here listens on"
-        ]
+          here listens on"]
     );
-    for (ip, other) in [
-        ("0.0.0.0", "127.0.0.1"),
-        ("10.0.0.1", "0.0.0.0"),
-        ("::", "::1"),
-    ] {
+    for (ip, other) in [("0.0.0.0", "127.0.0.1"), ("10.0.0.1", "0.0.0.0"), ("::", "::1")] {
         let errors = bad(&two(ip, other));
-        assert!(
-            errors[0].contains("routers[0].servers[1]: duplicate listener"),
-            "{errors:?}"
-        );
+        assert!(errors[0].contains("routers[0].servers[1]: duplicate listener"), "{errors:?}");
     }
-    for (ip, other) in [
-        ("127.0.0.1", "127.0.0.2"),
-        ("0.0.0.0", "::"),
-        ("::1", "0.0.0.0"),
-    ] {
+    for (ip, other) in [("127.0.0.1", "127.0.0.2"), ("0.0.0.0", "::"), ("::1", "0.0.0.0")] {
         good(&two(ip, other));
     }
     let errors = bad(&with("4140", "9990"));
-    assert!(
-        errors[0].contains("(127.0.0.1:9990: admin has 127.0.0.1:9990)"),
-        "{errors:?}"
-    );
+    assert!(errors[0].contains("(127.0.0.1:9990: admin has 127.0.0.1:9990)"), "{errors:?}");
     good(&format!("admin: off\n{}", with("4140", "9990")));
 }
 
@@ -148,42 +120,27 @@ fn duplicate_listener() {
 fn core_that_does_not_exist() {
     assert_eq!(
         bad(&format!("runtime:\n  cores: '0,9'\n{GOOD}")),
-        [
-            "ringlane.yaml:2:10: runtime.cores: core 9 is not online, or not ours to use \
+        ["ringlane.yaml:2:10: runtime.cores: core 9 is not online, or not ours to use \
           (\"0,9\"); allowed: all, a count from 1 to 4, or cores of this machine (0-3) as a list \
-          such as \"0,2-5\""
-        ]
+          such as \"0,2-5\""]
     );
     let errors = bad(&format!("runtime: {{cores: 5}}\n{GOOD}"));
     assert_eq!(
         errors,
-        [
-            "ringlane.yaml:1:18: runtime.cores: out of range (5); allowed: a whole number \
-             from 1 to 4"
-        ]
+        ["ringlane.yaml:1:18: runtime.cores: out of range (5); allowed: a whole number \
+             from 1 to 4"]
     );
     assert_eq!(
-        bad(&format!(
-            "runtime: {{cores: '0', per_core: [{{cores: '1', spin_us: 5}}]}}\n{GOOD}"
-        )),
-        [
-            "ringlane.yaml:1:42: runtime.per_core[0].cores: core 1 runs no shard; allowed: cores \
-          that run a shard (0)"
-        ]
+        bad(&format!("runtime: {{cores: '0', per_core: [{{cores: '1', spin_us: 5}}]}}\n{GOOD}")),
+        ["ringlane.yaml:1:42: runtime.per_core[0].cores: core 1 runs no shard; allowed: cores \
+          that run a shard (0)"]
     );
     assert!(bad(&format!("runtime: {{control_cores: '7'}}\n{GOOD}"))[0].contains("core 7"));
 }
 
 #[test]
 fn bad_address() {
-    let relative = [
-        "unix:sock",
-        "unix:",
-        "localhost:80",
-        "127.0.0.1",
-        "127.0.0.1:0",
-        "::1:80",
-    ];
+    let relative = ["unix:sock", "unix:", "localhost:80", "127.0.0.1", "127.0.0.1:0", "::1:80"];
     for address in relative {
         assert_eq!(
             bad(&with("127.0.0.1:8080", address)),
@@ -204,10 +161,8 @@ fn bad_address() {
 fn empty_endpoint_list() {
     assert_eq!(
         bad(&with("['127.0.0.1:8080']", "[]")),
-        [
-            "ringlane.yaml:5:20: services.web.endpoints: needed, and not there; allowed: a list of \
-          at least one address"
-        ]
+        ["ringlane.yaml:5:20: services.web.endpoints: needed, and not there; allowed: a list of \
+          at least one address"]
     );
 }
 
@@ -231,14 +186,7 @@ services:
 ");
     let places: Vec<String> = errors
         .iter()
-        .map(|error| {
-            error
-                .splitn(5, ':')
-                .take(4)
-                .skip(1)
-                .collect::<Vec<_>>()
-                .join(":")
-        })
+        .map(|error| error.splitn(5, ':').take(4).skip(1).collect::<Vec<_>>().join(":"))
         .collect();
     assert_eq!(
         places,
@@ -271,10 +219,7 @@ fn an_error_brings_no_others_with_it() {
     // A bad port is one error, not a clash of two listeners; a bad host hides no route.
     let errors = bad(&with("{port: 4140}", "{port: x}, {port: y}"));
     assert_eq!(errors.len(), 2, "{errors:?}");
-    let errors = bad(&with(
-        "{service: web}",
-        "{host: 5, service: web}, {service: web}",
-    ));
+    let errors = bad(&with("{service: web}", "{host: 5, service: web}, {service: web}"));
     assert_eq!(errors.len(), 1, "{errors:?}");
 }
 
@@ -282,20 +227,15 @@ fn an_error_brings_no_others_with_it() {
 fn a_service_whose_name_is_no_text() {
     let errors = bad(&with("  web: {", "  5: {}\n  web: {"));
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(
-        errors[0].contains("services: a key that is no text (integer `5`)"),
-        "{errors:?}"
-    );
+    assert!(errors[0].contains("services: a key that is no text (integer `5`)"), "{errors:?}");
 }
 
 #[test]
 fn a_key_given_twice() {
     assert_eq!(
         bad(&with("{port: 4140}", "{port: 4140, port: 4141}")),
-        [
-            "ringlane.yaml:2:26: routers[0].servers[0].port: this key stands here twice, first on \
-          line 2; allowed: each key once"
-        ]
+        ["ringlane.yaml:2:26: routers[0].servers[0].port: this key stands here twice, first on \
+          line 2; allowed: each key once"]
     );
 }
 
@@ -306,18 +246,8 @@ fn what_is_no_yaml() {
     assert!(errors[0].starts_with("ringlane.yaml:2:"), "{errors:?}");
     assert!(errors[0].contains("not valid YAML: "), "{errors:?}");
     let errors = bad(&format!("runtime: {{cores: 0,0,1,1}}\n{GOOD}"));
-    assert!(
-        errors[0].contains("runtime: a key that is no text (integer `0`)"),
-        "{errors:?}"
-    );
-    for text in [
-        "- 1\n",
-        "5",
-        "just text",
-        "? [a]\n: b\n",
-        "5: x\n",
-        "!tag {}\n",
-    ] {
+    assert!(errors[0].contains("runtime: a key that is no text (integer `0`)"), "{errors:?}");
+    for text in ["- 1\n", "5", "just text", "? [a]\n: b\n", "5: x\n", "!tag {}\n"] {
         assert!(!bad(text).is_empty(), "{text}");
     }
 }
@@ -326,18 +256,12 @@ fn what_is_no_yaml() {
 fn text_of_any_kind_never_panics() {
     // Every prefix of the reference, and the reference with each byte replaced in turn.
     let text = include_str!("../../../config/ringlane.yaml");
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().starts_with('#'))
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().starts_with('#')).collect();
     let text = lines.join("\n");
     for end in (0..text.len()).step_by(7) {
         let _ = read(&text[..end]);
     }
-    for (at, other) in (0..text.len())
-        .step_by(5)
-        .zip("{[:-'\"&*!#\t\n0x".chars().cycle())
-    {
+    for (at, other) in (0..text.len()).step_by(5).zip("{[:-'\"&*!#\t\n0x".chars().cycle()) {
         let mut text = text.clone();
         text.replace_range(at..at + 1, &other.to_string());
         let _ = read(&text);
@@ -357,10 +281,7 @@ fn line_ends_of_other_systems_and_a_byte_order_mark() {
     good(&GOOD.replace('\n', "\r\n"));
     good(&format!("\u{feff}{GOOD}"));
     let errors = bad(&with("4140", "0").replace('\n', "\r\n"));
-    assert!(
-        errors[0].starts_with("ringlane.yaml:2:20: routers[0].servers[0].port"),
-        "{errors:?}"
-    );
+    assert!(errors[0].starts_with("ringlane.yaml:2:20: routers[0].servers[0].port"), "{errors:?}");
 }
 
 #[test]

@@ -14,9 +14,8 @@ impl AliasTable {
     pub(super) fn new(weights: impl ExactSizeIterator<Item = u32> + Clone) -> AliasTable {
         let count = weights.len();
         let total: f64 = weights.clone().map(f64::from).sum();
-        let mut scaled: Vec<f64> = weights
-            .map(|weight| f64::from(weight) * count as f64 / total)
-            .collect();
+        let mut scaled: Vec<f64> =
+            weights.map(|weight| f64::from(weight) * count as f64 / total).collect();
         let mut slots: Vec<(f64, u32)> = (0..count as u32).map(|at| (1.0, at)).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
             (0..count).partition(|&at| scaled[at] < 1.0);
@@ -40,10 +39,6 @@ impl AliasTable {
         }
         let slot = rng.below(self.slots.len());
         let (own, alias) = self.slots[slot];
-        Some(if own >= 1.0 || rng.unit() < own {
-            slot
-        } else {
-            alias as usize
-        })
+        Some(if own >= 1.0 || rng.unit() < own { slot } else { alias as usize })
     }
 }

@@ -27,11 +27,7 @@ impl PeakEwma {
         let sample = rtt.as_nanos() as f64;
         let mixed = self.nanos.map_or(sample, |nanos| {
             let keep = self.keep(now, decay);
-            if sample > nanos * keep {
-                sample
-            } else {
-                nanos * keep + sample * (1.0 - keep)
-            }
+            if sample > nanos * keep { sample } else { nanos * keep + sample * (1.0 - keep) }
         });
         self.nanos = Some(mixed);
         self.at = self.at.max(now);

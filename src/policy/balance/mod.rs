@@ -67,11 +67,7 @@ struct Endpoint {
 enum Chooser {
     RoundRobin(SmoothRoundRobin),
     LeastLoaded(AliasTable),
-    Ewma {
-        table: AliasTable,
-        decay: Duration,
-        latencies: Vec<PeakEwma>,
-    },
+    Ewma { table: AliasTable, decay: Duration, latencies: Vec<PeakEwma> },
 }
 
 impl Balancer {
@@ -82,12 +78,7 @@ impl Balancer {
         let mean = total as f64 / weights.len().max(1) as f64;
         let endpoint = |&weight: &u32| {
             let share = f64::from(weight) / mean;
-            Endpoint {
-                weight,
-                available: true,
-                pending: 0,
-                share,
-            }
+            Endpoint { weight, available: true, pending: 0, share }
         };
         let endpoints: Vec<Endpoint> = weights.iter().map(endpoint).collect();
         let count = endpoints.len();
@@ -100,12 +91,7 @@ impl Balancer {
                 latencies: vec![PeakEwma::default(); count],
             },
         };
-        let mut made = Balancer {
-            endpoints,
-            eligible: Vec::new(),
-            available: count,
-            chooser,
-        };
+        let mut made = Balancer { endpoints, eligible: Vec::new(), available: count, chooser };
         made.choose_eligible();
         made
     }
@@ -142,11 +128,7 @@ impl Balancer {
                 };
                 Some(if load(b) < load(a) { b } else { a })
             }
-            Chooser::Ewma {
-                table,
-                decay,
-                latencies,
-            } => {
+            Chooser::Ewma { table, decay, latencies } => {
                 let (a, b) = two(&self.eligible, table, rng, avoid)?;
                 let cost = |at: usize| {
                     let it = &self.endpoints[at];
@@ -168,13 +150,7 @@ impl Balancer {
         let pending = &mut self.endpoints[endpoint].pending;
         debug_assert!(*pending > 0, "finished without started");
         *pending = pending.saturating_sub(1);
-        if let (
-            Chooser::Ewma {
-                decay, latencies, ..
-            },
-            Some(rtt),
-        ) = (&mut self.chooser, rtt)
-        {
+        if let (Chooser::Ewma { decay, latencies, .. }, Some(rtt)) = (&mut self.chooser, rtt) {
             latencies[endpoint].observe(now, *decay, rtt);
         }
     }
@@ -187,9 +163,7 @@ impl Balancer {
     /// The endpoint's latency as the balancer sees it now; `ewma` alone knows one.
     pub fn latency(&self, endpoint: usize, now: Duration) -> Option<Duration> {
         match &self.chooser {
-            Chooser::Ewma {
-                decay, latencies, ..
-            } => latencies[endpoint].latency(now, *decay),
+            Chooser::Ewma { decay, latencies, .. } => latencies[endpoint].latency(now, *decay),
             Chooser::RoundRobin(_) | Chooser::LeastLoaded(_) => None,
         }
     }
@@ -218,9 +192,8 @@ impl Balancer {
         let out = self.endpoints.len() - self.available;
         let most_are_out = 2 * out > self.endpoints.len();
         let indices = 0..self.endpoints.len();
-        self.eligible = indices
-            .filter(|&at| most_are_out || self.endpoints[at].available)
-            .collect();
+        self.eligible =
+            indices.filter(|&at| most_are_out || self.endpoints[at].available).collect();
         match &mut self.chooser {
             Chooser::RoundRobin(_) => {}
             Chooser::LeastLoaded(table) | Chooser::Ewma { table, .. } => {

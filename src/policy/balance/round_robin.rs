@@ -12,9 +12,7 @@ pub(super) struct SmoothRoundRobin {
 
 impl SmoothRoundRobin {
     pub(super) fn new(count: usize) -> SmoothRoundRobin {
-        SmoothRoundRobin {
-            credit: vec![0; count],
-        }
+        SmoothRoundRobin { credit: vec![0; count] }
     }
 
     /// The next of `eligible`. One to avoid takes no part in the turn, so its share is not lost to

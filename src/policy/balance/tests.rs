@@ -28,30 +28,21 @@ fn shares(balancer: &mut Balancer, picks: usize, rtt: Option<Duration>) -> Vec<u
 fn round_robin_is_smooth() {
     let mut balancer = Balancer::new(Kind::RoundRobin, &[5, 1, 1]);
     let mut rng = Rng::new(1);
-    let order: Vec<usize> = (0..7)
-        .map(|_| balancer.pick(ms(0), &mut rng, None).unwrap())
-        .collect();
+    let order: Vec<usize> = (0..7).map(|_| balancer.pick(ms(0), &mut rng, None).unwrap()).collect();
     assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
 }
 
 #[test]
 fn idle_endpoints_share_by_weight() {
     let total = 100_000;
-    let counts = shares(
-        &mut Balancer::new(Kind::RoundRobin, &[1, 2, 3, 4, 0]),
-        11_000,
-        None,
-    );
+    let counts = shares(&mut Balancer::new(Kind::RoundRobin, &[1, 2, 3, 4, 0]), 11_000, None);
     assert_eq!(counts, [1000, 2000, 3000, 4000, 1000]);
     // Nothing pending and no latency known: the first of the two drawn wins.
     for kind in [Kind::LeastLoaded, EWMA] {
         let counts = shares(&mut Balancer::new(kind, &[1, 2, 3, 4]), total, None);
         for (at, count) in counts.iter().enumerate() {
             let expected = (at + 1) * total / 10;
-            assert!(
-                count.abs_diff(expected) < total / 100,
-                "{kind:?} {counts:?}"
-            );
+            assert!(count.abs_diff(expected) < total / 100, "{kind:?} {counts:?}");
         }
     }
 }
@@ -158,11 +149,7 @@ fn an_endpoint_to_avoid_is_picked_only_where_there_is_no_other() {
         balancer.set_available(1, false);
         balancer.set_available(2, false);
         balancer.set_available(0, true);
-        assert_ne!(
-            balancer.pick(ms(0), &mut rng, Some(0)),
-            Some(0),
-            "most are out: all again"
-        );
+        assert_ne!(balancer.pick(ms(0), &mut rng, Some(0)), Some(0), "most are out: all again");
     }
 }
 
@@ -182,11 +169,7 @@ fn what_is_not_available_is_left_out_unless_most_are() {
         balancer.set_available(1, false);
         assert_eq!(picked(&mut balancer), [true, false, true, true], "{kind:?}");
         balancer.set_available(2, false);
-        assert_eq!(
-            picked(&mut balancer),
-            [true, false, false, true],
-            "{kind:?}"
-        );
+        assert_eq!(picked(&mut balancer), [true, false, false, true], "{kind:?}");
         balancer.set_available(3, false);
         assert_eq!(balancer.available(), 1);
         assert_eq!(picked(&mut balancer), [true; 4], "{kind:?}");

@@ -1,0 +1,68 @@
+//! What the socket tests share: the real proxy as a child process, scripted origins, raw clients.
+//!
+//! Tests state bytes and look at bytes; nothing here corrects what a test sends. Everything listens
+//! on a port that the kernel picks, and every wait has a deadline.
+
+// Each test file is a crate of its own and uses a part of this.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod origin;
+mod pattern;
+mod proxy;
+mod wire;
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use origin::{Origin, silent};
+pub use pattern::{Pattern, Rng};
+pub use proxy::{Memory, Proxy};
+pub use wire::{Answer, Framing, Head, Request, Wire, ok};
+
+/// How long a test waits for what must happen. Generous: machines are shared, builds are debug.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Runs a test with one shard and with four.
+pub fn both(test: impl Fn(&str)) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let four = if cores > 1 { "0,0,1,1" } else { "0,0,0,0" };
+    for cores in ["0", four] {
+        eprintln!("with cores: \"{cores}\"");
+        test(cores);
+    }
+}
+
+/// Waits until `holds`, and fails the test where that takes too long.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let ends = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < ends, "not within {DEADLINE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A configuration of one router and one service, without `runtime` and `admin`, which
+/// [`Proxy::start`] adds. `router` and `service` are further keys of theirs, one per line.
+pub fn config(endpoints: &[SocketAddr], router: &str, service: &str) -> String {
+    let indented = |text: &str, by: &str| -> String {
+        text.lines().map(|line| format!("{by}{line}\n")).collect()
+    };
+    let endpoints: Vec<String> = endpoints.iter().map(|it| format!("\"{it}\"")).collect();
+    format!(
+        "routers:\n- label: http\n  servers: [{{port: 0}}]\n  routes: [{{service: web}}]\n\
+         {}services:\n  web:\n    endpoints: [{}]\n{}",
+        indented(router, "  "),
+        endpoints.join(", "),
+        indented(service, "    "),
+    )
+}
+
+/// How many descriptors this process may have: some tests open thousands of connections.
+pub fn descriptor_limit() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3));
+    soft.and_then(|soft| soft.parse().ok()).unwrap_or(1024)
+}

@@ -1,0 +1,172 @@
+//! The real binary as a child process.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{DEADLINE, Wire, eventually};
+
+/// What connections that a test leaves open may hold the end up, unless the test says more.
+const RUNTIME: &str = "drain_ms: 300";
+
+/// A running proxy; killed when dropped.
+pub struct Proxy {
+    child: Child,
+    /// The first listener.
+    pub address: SocketAddr,
+    pub addresses: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// Of a process, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub resident: u64,
+    /// The most that was ever resident.
+    pub peak: u64,
+    /// Resident, with shared pages divided among those who share them.
+    pub proportional: u64,
+}
+
+impl Proxy {
+    /// Starts with `yaml`, to which cores, a short drain and an admin on any port are added.
+    pub fn start(yaml: &str, cores: &str) -> Proxy {
+        Proxy::start_with(RUNTIME, yaml, cores)
+    }
+
+    /// As `start`, with keys of `runtime` besides `cores` (YAML, comma-separated).
+    pub fn start_with(runtime: &str, yaml: &str, cores: &str) -> Proxy {
+        let comma = if runtime.is_empty() { "" } else { ", " };
+        let text =
+            format!("runtime: {{cores: \"{cores}\"{comma}{runtime}}}\nadmin: {{port: 0}}\n{yaml}");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringlane"))
+            .args(["-", "--log", "info"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the proxy starts");
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        stdin.write_all(text.as_bytes()).expect("the configuration is read");
+        drop(stdin);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let ready = follow(child.stderr.take().expect("stderr is a pipe"), log.clone());
+        let Ok(line) = ready.recv_timeout(DEADLINE) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("no line at start, with\n{text}\nbut {:#?}", log.lock().unwrap());
+        };
+        let addresses = value_of(&line, "listeners=");
+        let addresses = addresses.trim_matches(['[', ']']).split(", ").map(|it| it.parse());
+        let addresses: Vec<SocketAddr> = addresses.collect::<Result<_, _>>().expect("addresses");
+        let admin = value_of(&line, "admin=").parse().expect("the address of admin");
+        Proxy { child, address: addresses[0], addresses, admin, log }
+    }
+
+    pub fn connect(&self) -> Wire {
+        Wire::connect(self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lines on standard error so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, name: &str) {
+        // std has no kill(2), and every POSIX shell has this.
+        let script = format!("kill -{name} {}", self.pid());
+        let status = Command::new("sh").args(["-c", &script]).status();
+        assert!(status.is_ok_and(|status| status.success()), "{script}");
+    }
+
+    /// Asks it to end, and asserts that it does so well.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{:#?}", self.log());
+        let panicked = self.log().into_iter().find(|line| line.contains("panicked"));
+        assert_eq!(panicked, None);
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the proxy has ended", || {
+            status = self.child.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+
+    pub fn memory(&self) -> Memory {
+        let status = self.proc_file("status");
+        Memory {
+            resident: kib(&status, "VmRSS:"),
+            peak: kib(&status, "VmHWM:"),
+            proportional: kib(&self.proc_file("smaps_rollup"), "Pss:"),
+        }
+    }
+
+    /// Open descriptors: what it has not closed.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    fn proc_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.pid())).expect("it runs")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the proxy's log: {:#?}", self.log());
+        }
+    }
+}
+
+/// Collects lines; the one that says that the proxy is ready is also sent.
+fn follow(stderr: std::process::ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<String> {
+    let (sender, ready) = mpsc::channel();
+    std::thread::spawn(move || {
+        let started = Instant::now();
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if line.contains("ringlane is ready") && started.elapsed() < DEADLINE {
+                let _ = sender.send(line.clone());
+            }
+            log.lock().unwrap().push(line);
+        }
+    });
+    ready
+}
+
+/// The text behind `key`: a list in brackets, or one word.
+fn value_of<'l>(line: &'l str, key: &str) -> &'l str {
+    let at = line.find(key).unwrap_or_else(|| panic!("no {key} in {line}")) + key.len();
+    let rest = &line[at..];
+    match rest.starts_with('[') {
+        // An IPv6 address has brackets too; the list ends before the next key.
+        true => rest.split(" admin=").next().unwrap_or(rest).trim_end(),
+        false => rest.split_whitespace().next().unwrap_or(rest),
+    }
+}
+
+fn kib(text: &str, key: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(key));
+    let value = line.and_then(|line| line.split_whitespace().nth(1));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
+}
