@@ -1,13 +1,16 @@
 //! The messages between threads. Plain data, no behaviour.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// From the supervisor to a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// To a shard: from the supervisor, and from shards that hand a connection over.
+#[derive(Debug)]
 pub enum Command {
     /// Accept for `grace` longer, then close what is idle and end what is not with its next
     /// answer; after `drain` more the shard ends whatever is left.
     Drain { grace: Duration, drain: Duration },
+    /// A connection that another shard accepted for a router, by that one's index.
+    Adopt { socket: OwnedFd, router: usize },
 }
 
 /// To the supervisor: from shards, signals and admin.

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -133,12 +133,6 @@ fn demonstrate(config: &Config) -> Result<demo::Running, Failure> {
     };
     let proxy = config.routers[0].servers[0].address;
     let admin = config.admin.as_ref().map(|admin| admin.address);
-    for address in [Some(proxy), admin].into_iter().flatten() {
-        // Shards share their ports (SO_REUSEPORT), so a second demo would otherwise take half of
-        // the first one's connections.
-        TcpListener::bind(address)
-            .map_err(|error| Failure::Run(format!("cannot listen on {address}: {error}")))?;
-    }
     let running = demo::start(addresses).map_err(|error| Failure::Run(error.to_string()))?;
     say(&demo::hints(proxy, admin));
     Ok(running)

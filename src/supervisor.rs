@@ -19,8 +19,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::control::{Command, Event};
-use crate::ring;
-use crate::shard::{Listeners, Shard};
+use crate::ring::{self, MailboxSender};
+use crate::shard::{self, Listeners, Peers, Shard};
 
 /// Connections that the kernel completes before we accept them, per shard and address. More than
 /// net.core.somaxconn are cut to that.
@@ -60,11 +60,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         listeners: addresses.clone(),
     });
     let admin = start_admin(&config, state.clone(), events.clone())?;
-    let mut shards = Vec::new();
-    for (number, listeners) in listeners.into_iter().enumerate() {
-        let shard = Shard::start(number, config.clone(), listeners, events.clone());
-        shards.push(shard.map_err(|why| RunError(format!("shard {number}: {why}")))?);
-    }
+    let (commands, shards) = start_shards(&config, listeners, &events)?;
     await_ready(&inbox, shards.len())?;
     state.set_ready(true);
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
@@ -77,12 +73,40 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     );
     await_end(&inbox)?;
     state.set_ready(false);
-    drain(&inbox, &shards, &config)?;
+    drain(&inbox, &commands, &config)?;
     for shard in shards {
         shard.join().map_err(RunError)?;
     }
     tracing::info!("ringlane has ended");
     Ok(())
+}
+
+/// A shard's mailbox.
+type Commands = MailboxSender<Command>;
+
+/// Every mailbox is made before the first shard runs, since each may hand over to any other.
+fn start_shards(
+    config: &Arc<Config>,
+    listeners: Vec<Listeners>,
+    events: &Sender<Event>,
+) -> Result<(Vec<Commands>, Vec<Shard>), RunError> {
+    let mut mailboxes = Vec::new();
+    let mut commands = Vec::new();
+    for _ in &listeners {
+        let (sender, mailbox) = ring::mailbox(shard::MAILBOX_CAPACITY)
+            .map_err(|error| RunError(format!("no eventfd for a mailbox: {error}")))?;
+        mailboxes.push(mailbox);
+        commands.push(sender);
+    }
+    let limits = config.runtime.shards.iter().map(|shard| shard.max_connections);
+    let peers = Arc::new(Peers::new(limits.zip(commands.iter().cloned()).collect()));
+    let mut shards = Vec::new();
+    for (number, (listeners, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
+        let (config, peers, events) = (config.clone(), peers.clone(), events.clone());
+        let shard = Shard::start(number, config, peers, mailbox, listeners, events);
+        shards.push(shard.map_err(|why| RunError(format!("shard {number}: {why}")))?);
+    }
+    Ok((commands, shards))
 }
 
 /// A panic on any thread ends the process: the message, then exit 1.
@@ -215,12 +239,12 @@ fn await_end(inbox: &Receiver<Event>) -> Result<(), RunError> {
     }
 }
 
-fn drain(inbox: &Receiver<Event>, shards: &[Shard], config: &Config) -> Result<(), RunError> {
+fn drain(inbox: &Receiver<Event>, shards: &[Commands], config: &Config) -> Result<(), RunError> {
     let (grace, drain) = (config.runtime.drain_grace, config.runtime.drain);
     tracing::info!(grace_ms = grace.as_millis(), drain_ms = drain.as_millis(), "draining");
     let ends = Instant::now() + grace + drain + LAST_WORDS;
     for (number, shard) in shards.iter().enumerate() {
-        if shard.commands.send(Command::Drain { grace, drain }).is_err() {
+        if shard.send(Command::Drain { grace, drain }).is_err() {
             return Err(RunError(format!("shard {number} does not take commands any more")));
         }
     }

@@ -22,6 +22,8 @@ use socket2::{Domain, Socket, Type};
 const RESTARTS: usize = 5;
 /// Requests that must be answered after each restart, before the next.
 const BETWEEN_RESTARTS: usize = 100;
+/// Requests after which a client connects anew, so that it comes back to a restarted instance.
+const PER_CONNECTION: usize = 20;
 /// How long the origin takes, so that requests are on their way whenever a signal comes.
 const SERVICE_TIME: Duration = Duration::from_millis(4);
 
@@ -69,7 +71,9 @@ fn restart_in_turn(cores: &str, clients: usize, per_second: usize) {
         .map(|number| {
             let (tally, seen) = (tally.clone(), seen.clone());
             let pause = Duration::from_secs(1) * clients as u32 / per_second as u32;
-            let client = move || Client { number, addresses, tally, seen, wire: None }.run(pause);
+            let client = move || {
+                Client { number, addresses, tally, seen, exchanges: 0, wire: None }.run(pause)
+            };
             thread::spawn(client)
         })
         .collect();
@@ -149,6 +153,7 @@ struct Client {
     addresses: [SocketAddr; 2],
     tally: Arc<Tally>,
     seen: Seen,
+    exchanges: usize,
     /// The instance, and a connection that has been answered on before.
     wire: Option<(usize, Wire)>,
 }
@@ -203,7 +208,9 @@ impl Client {
             return Err(format!("{answer:?}"));
         }
         self.tally.answered[at].fetch_add(1, Ordering::SeqCst);
-        if answer.head.get("connection") != Some("close") {
+        self.exchanges += 1;
+        let last = self.exchanges % PER_CONNECTION == 0;
+        if !last && answer.head.get("connection") != Some("close") {
             self.wire = Some((at, wire));
         }
         Ok(())

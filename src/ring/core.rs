@@ -188,6 +188,8 @@ pub(super) struct Core {
     pub(super) overflow: VecDeque<squeue::Entry>,
     /// Sockets whose receive found no buffer, in order.
     pub(super) starved: VecDeque<Key>,
+    /// Heap buffers for heads, to be used again.
+    spare: Vec<Vec<u8>>,
     disturbed: Vec<Key>,
     keeper: Option<Waker>,
     wheel: Wheel<TimerSlot>,
@@ -197,6 +199,12 @@ pub(super) struct Core {
 
 /// Completion queue entries for each submission queue entry.
 const CQ_FACTOR: u32 = 4;
+
+/// Spare buffers kept, and the largest that is worth keeping.
+const SPARE_BUFFERS: usize = 256;
+const SPARE_BYTES: usize = 16 << 10;
+/// What a buffer begins with: most heads fit.
+const BUFFER_BYTES: usize = 1024;
 
 impl Core {
     pub(super) fn new(settings: &Settings) -> io::Result<Core> {
@@ -218,6 +226,7 @@ impl Core {
             groups,
             overflow: VecDeque::new(),
             starved: VecDeque::new(),
+            spare: Vec::new(),
             disturbed: Vec::new(),
             keeper: None,
             wheel: Wheel::new(0),
@@ -441,12 +450,39 @@ impl Core {
         self.push(entry.user_data(tag(Op::Close, key)));
     }
 
+    pub(super) fn spare_buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        let worth_keeping = (1..=SPARE_BYTES).contains(&buffer.capacity());
+        if self.spare.len() < SPARE_BUFFERS && worth_keeping {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
     /// Tells the keeper of an event on a parked socket.
     pub(super) fn disturb(&mut self, key: Key) {
         self.disturbed.push(key);
         if let Some(keeper) = &self.keeper {
             keeper.wake_by_ref();
         }
+    }
+
+    /// Whether anything waits to be submitted, or a dropped socket or listener for its last
+    /// completion.
+    pub(super) fn has_unfinished(&mut self) -> bool {
+        let queued = !self.overflow.is_empty() || !self.uring.submission().is_empty();
+        queued
+            || self.slots.iter_mut().any(|(_, slot)| {
+                let owner = match slot {
+                    Slot::Socket(socket) => &socket.owner,
+                    Slot::Listener(listener) => &listener.owner,
+                    Slot::Event(event) => &event.owner,
+                };
+                matches!(owner, Owner::Nobody)
+            })
     }
 
     pub(super) fn wake_owners(&mut self) {

@@ -8,7 +8,7 @@ use io_uring::cqueue;
 use super::buffers::Chain;
 use super::core::{Core, Op, Owner, Receive, Sending, Slot};
 use super::slots::Key;
-use super::socket::End;
+use super::socket::{Chunk, End};
 
 impl Core {
     pub(super) fn dispatch(&mut self, completion: &cqueue::Entry) {
@@ -95,26 +95,31 @@ impl Core {
             self.stats.stale += 1;
             return;
         };
-        let orphaned = matches!(socket.owner, Owner::Nobody);
-        if let Sending::Flying { mut chunk, waiting } =
+        let Sending::Flying { mut chunk, waiting } =
             std::mem::replace(&mut socket.sending, Sending::Idle)
-        {
-            chunk.advance(result.max(0) as usize);
-            if result < 0 {
-                socket.send_error = Some(-result);
-            } else if !chunk.is_empty() && !orphaned {
-                socket.sending = Sending::Flying { chunk, waiting };
-            } else if let Some(chunk) = waiting {
+        else {
+            return self.settle(key);
+        };
+        match result {
+            ..0 => socket.send_error = Some(-result),
+            _ => chunk.advance(result as usize),
+        }
+        let goes_on = result >= 0 && !matches!(socket.owner, Owner::Nobody);
+        let mut done = None;
+        if goes_on && !chunk.is_empty() {
+            socket.sending = Sending::Flying { chunk, waiting };
+        } else {
+            done = Some(chunk);
+            if let (true, Some(chunk)) = (goes_on, waiting) {
                 socket.sending = Sending::Flying { chunk, waiting: None };
             }
         }
-        let failed = socket.send_error.is_some();
-        let wake = failed || socket.wake_when_sent;
-        let again = matches!(socket.sending, Sending::Flying { .. });
-        if again {
-            self.submit_send(key);
+        let wakes = socket.send_error.is_some() || socket.wake_when_sent;
+        self.submit_send(key);
+        if let Some(Chunk::Heap { bytes, .. }) = done {
+            self.recycle(bytes);
         }
-        match wake {
+        match wakes {
             true => self.finish(key),
             false => self.settle(key),
         }

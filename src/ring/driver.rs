@@ -21,6 +21,8 @@ use super::{Ring, Settings};
 
 /// The longest that a core parks whatever it believes.
 const PARK_MS: u64 = 100;
+/// How long closing what was dropped may take at the end.
+const LAST_TURNS: Duration = Duration::from_secs(1);
 /// Flags of `io_uring_enter(2)`.
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 8;
@@ -33,6 +35,12 @@ impl Ring {
             self.turn(settings.spin, &mut scratch);
             self.inner.runnable.set(false);
             yield_once().await;
+        }
+        // What was dropped last is still to be taken back and closed: a listening socket that the
+        // process keeps open would go on to complete connections that nobody accepts.
+        let ends = Instant::now() + LAST_TURNS;
+        while self.inner.core.borrow_mut().has_unfinished() && Instant::now() < ends {
+            self.turn(Duration::ZERO, &mut scratch);
         }
     }
 

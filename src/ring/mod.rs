@@ -79,13 +79,7 @@ struct Inner {
     /// A task has made another one runnable since the driver last let them run: do not park.
     runnable: Cell<bool>,
     stopped: Cell<bool>,
-    /// Heap buffers for heads, to be used again.
-    spare: RefCell<Vec<Vec<u8>>>,
 }
-
-/// Spare buffers kept, and the largest that is worth keeping.
-const SPARE_BUFFERS: usize = 256;
-const SPARE_BYTES: usize = 16 << 10;
 
 /// A handle to the shard's ring. Cheap to clone; never leaves its thread.
 #[derive(Clone)]
@@ -101,7 +95,6 @@ impl Ring {
                 leases: Leases::new(settings.max_buffered_bytes),
                 runnable: Cell::new(false),
                 stopped: Cell::new(false),
-                spare: RefCell::default(),
             }),
         })
     }
@@ -151,15 +144,11 @@ impl Ring {
 
     /// An empty heap buffer, used before if there is one.
     pub fn buffer(&self) -> Vec<u8> {
-        self.inner.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(1024))
+        self.inner.core.borrow_mut().spare_buffer()
     }
 
-    pub fn recycle(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.inner.spare.borrow_mut();
-        if spare.len() < SPARE_BUFFERS && (1..=SPARE_BYTES).contains(&buffer.capacity()) {
-            buffer.clear();
-            spare.push(buffer);
-        }
+    pub fn recycle(&self, buffer: Vec<u8>) {
+        self.inner.core.borrow_mut().recycle(buffer);
     }
 
     /// Names the task that hears of events on parked sockets (`Socket::park`).
@@ -195,7 +184,7 @@ pub struct Timer {
 impl Timer {
     pub fn set(&self, deadline: Duration) {
         // Rounded up: a deadline never fires early.
-        let deadline_ms = deadline.as_micros().div_ceil(1_000) as u64;
+        let deadline_ms = deadline.as_micros().div_ceil(1_000).min(u128::from(u64::MAX)) as u64;
         self.ring.inner.core.borrow_mut().set_timer(self.key, deadline_ms);
     }
 

@@ -491,3 +491,20 @@ fn a_full_submission_queue_loses_nothing() {
         assert!(connecting.iter().all(|socket| socket.progress().end == End::Open));
     });
 }
+
+#[test]
+fn a_listener_dropped_last_is_closed_before_the_driver_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let stats = on_ring(Settings::default(), |ring| async move {
+        let listener = Listener::new(&ring, listener, current_waker().await);
+        assert!(matches!(listener.accept(), Accepted::Nothing));
+        // The driver has submitted the accept when the timer fires.
+        let timer = ring.timer(current_waker().await);
+        timer.set(ring.now() + Duration::from_millis(5));
+        wait().await;
+    });
+    assert_eq!(stats.slots, 0);
+    let refused = TcpStream::connect(address).map_err(|error| error.kind());
+    assert_eq!(refused.err(), Some(std::io::ErrorKind::ConnectionRefused));
+}

@@ -106,7 +106,15 @@ enum Head {
 impl Exchange {
     /// Looks for the answer's head, and sends on what it finds.
     pub(super) fn read_answer(&mut self, client: &mut Transport, link: &Link<'_>) -> Answered {
-        while self.attempt.as_ref().is_some_and(|attempt| attempt.transport.has_input()) {
+        while let Some(attempt) = &mut self.attempt
+            && attempt.transport.has_input()
+        {
+            if !client.progress().can_send {
+                // An upstream that says 1xx after 1xx waits for the client to take them.
+                attempt.transport.hold_back();
+                client.socket().wake_when_sent(true);
+                return Answered::NotYet;
+            }
             let mut out = link.context.ring.buffer();
             let head = self.parse_answer(&mut out, link);
             client.send(Chunk::heap(out));
@@ -211,7 +219,7 @@ fn write_head(
         }
         return Head::Interim { is_continue: response.status == 100 };
     }
-    if response.status == 101 && !asks_upgrade {
+    if response.status == 101 && !(asks_upgrade && rules.request_has_ended()) {
         return Head::Refused(Reason::BadResponse);
     }
     let (framing, must_close) = outgoing_framing(response.facts.framing, rules.client_version);

@@ -48,6 +48,8 @@ enum Awaits {
     Unset,
     Request,
     RestOfHead,
+    /// For its answers to be taken.
+    Room,
     DrainsEnd,
 }
 
@@ -152,13 +154,11 @@ impl Connection {
         if progress.send_error.is_some() || matches!(progress.end, End::Failed(_)) {
             return self.gone();
         }
-        if self.timer.has_fired() && self.awaits != Awaits::Unset {
-            return self.idle_for_too_long();
-        }
         // A client that does not take its answers gets no further ones made.
         if !progress.can_send {
+            self.client.hold_back();
             self.client.socket().wake_when_sent(true);
-            return true;
+            return self.wait_idle(Awaits::Room);
         }
         while self.client.has_input() {
             match self.read_head() {
@@ -182,18 +182,17 @@ impl Connection {
             return self.gone();
         }
         self.client.socket().receive(true);
-        self.await_request();
-        true
+        self.wait_idle(match self.parser.begun() {
+            true => Awaits::RestOfHead,
+            false if self.context.is_closing() => Awaits::DrainsEnd,
+            false => Awaits::Request,
+        })
     }
 
-    fn await_request(&mut self) {
-        let awaits = match (self.parser.begun(), self.context.drain()) {
-            (true, _) => Awaits::RestOfHead,
-            (false, Some(_)) if self.context.is_closing() => Awaits::DrainsEnd,
-            (false, _) => Awaits::Request,
-        };
+    /// Waits, but not for ever. Input that came with the deadline counts.
+    fn wait_idle(&mut self, awaits: Awaits) -> bool {
         if awaits == self.awaits {
-            return;
+            return !self.timer.has_fired() || self.idle_for_too_long();
         }
         self.awaits = awaits;
         let timeouts = &self.router.timeouts;
@@ -203,9 +202,11 @@ impl Connection {
                 // Spread, so that the clients of a whole process do not all come back at once.
                 drain.idle_close.mul_f64(self.context.rng.borrow_mut().unit())
             }
+            (Awaits::Room, _) => timeouts.stall,
             _ => timeouts.idle,
         };
         self.timer.set(self.context.ring.now() + after);
+        true
     }
 
     fn idle_for_too_long(&mut self) -> bool {
@@ -348,7 +349,9 @@ impl Connection {
         while self.client.has_input() {
             discarded_bytes += self.client.with_input(|bytes| (bytes.len(), bytes.len()));
         }
-        drop(self.client.take_filled());
+        if let Some((_, range)) = self.client.take_filled() {
+            discarded_bytes += range.len();
+        }
         if self.client.has_ended().is_some() && half_closed || discarded_bytes > MAX_LINGER_BYTES {
             return self.gone();
         }
@@ -410,6 +413,3 @@ fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
         None => Box::new(exchange),
     })
 }
-
-/// How long a full shard's refusals may be in the way before they are dropped unheard.
-pub(super) const MAX_REFUSALS: usize = 1024;

@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::exchange::Exchange;
+use super::peers::Peers;
 use super::upstream::Upstream;
 use crate::config::{self, ClientTimeouts, Config, ShardSettings};
 use crate::http::{ForwardRules, Mode};
@@ -63,6 +65,8 @@ pub(super) struct Drain {
 }
 
 pub(super) struct Context {
+    pub(super) number: usize,
+    pub(super) peers: Arc<Peers>,
     pub(super) ring: Ring,
     pub(super) settings: ShardSettings,
     pub(super) routers: Vec<Rc<Router>>,
@@ -82,6 +86,8 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(
+        number: usize,
+        peers: Arc<Peers>,
         ring: Ring,
         settings: ShardSettings,
         config: &Config,
@@ -93,6 +99,8 @@ impl Context {
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
         let routers = config.routers.iter().map(|router| Rc::new(Router::new(router, &upstreams)));
         Ok(Context {
+            number,
+            peers,
             ring,
             settings,
             routers: routers.collect(),
@@ -147,6 +155,7 @@ impl Context {
         self.held.set(self.held.get() + 1);
         if is_connection {
             self.connections.set(self.connections.get() + 1);
+            self.peers.publish(self.number, self.connections.get());
         }
         Hold { context: self.clone(), is_connection }
     }
@@ -164,6 +173,7 @@ impl Drop for Hold {
         context.held.set(context.held.get() - 1);
         if self.is_connection {
             context.connections.set(context.connections.get() - 1);
+            context.peers.publish(context.number, context.connections.get());
         }
         if context.held.get() == 0
             && context.drain.get().is_some()

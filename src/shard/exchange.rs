@@ -335,11 +335,13 @@ impl Exchange {
         if !self.upload.is_ended() && !self.upload_lost && !self.expects {
             return;
         }
-        client.absorb();
-        let progress = client.progress();
         if client.spilled_bytes() > MAX_PIPELINED_BYTES {
-            client.socket().stop_receiving();
+            client.hold_back();
+        } else {
+            client.absorb();
+            client.socket().receive(true);
         }
+        let progress = client.progress();
         if progress.end != End::Closed || self.half_closed || !self.upload.is_ended() {
             return;
         }

@@ -1,7 +1,7 @@
 //! Accepts connections on one listening socket and starts a task for each.
 //!
 //! A full shard does not stop accepting: what waits in the kernel's queue would time out unseen,
-//! so a client beyond `max_connections` is told 503. When descriptors or memory run out, accepting
+//! so a connection beyond `max_connections` is handed to the emptiest shard, or told 503. When descriptors or memory run out, accepting
 //! pauses instead, since the error would only repeat. A listener that goes is accepted empty
 //! first: closing one of several SO_REUSEPORT sockets resets what is queued on it (measured: 19 of
 //! 40).
@@ -10,14 +10,17 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::connection::{Connection, MAX_REFUSALS};
-use super::context::{Context, Hold, Router};
+use super::connection::Connection;
+use super::context::{Context, Hold};
+use super::peers::Placed;
 use crate::ring::{self, Accepted, Listener};
 
+/// Connections beyond `max_connections` that are being told so; further ones are closed unheard.
+const MAX_REFUSALS: usize = 1024;
 /// How long accepting pauses when the process has run out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) async fn accept(context: Rc<Context>, router: Rc<Router>, socket: OwnedFd, hold: Hold) {
+pub(super) async fn accept(context: Rc<Context>, router: usize, socket: OwnedFd, hold: Hold) {
     let _hold = hold;
     let waker = ring::current_waker().await;
     let timer = context.ring.timer(waker.clone());
@@ -25,7 +28,7 @@ pub(super) async fn accept(context: Rc<Context>, router: Rc<Router>, socket: Own
     let mut paused = false;
     loop {
         match listener.accept() {
-            Accepted::Connection(fd) => serve(&context, &router, fd),
+            Accepted::Connection(fd) => place(&context, router, fd),
             Accepted::Stopped(error) if is_shortage(error) => {
                 tracing::warn!(errno = error, "accepting pauses: out of descriptors or memory");
                 paused = true;
@@ -50,17 +53,31 @@ pub(super) async fn accept(context: Rc<Context>, router: Rc<Router>, socket: Own
     }
 }
 
-fn serve(context: &Rc<Context>, router: &Rc<Router>, fd: OwnedFd) {
-    let room = context.settings.max_connections;
-    let connections = context.connections();
-    let hold = context.hold(true);
-    let (context, router) = (context.clone(), router.clone());
-    let ring = context.ring.clone();
-    if connections < room {
-        ring.spawn(Connection::serve(context, router, fd, hold));
-    } else if connections < room + MAX_REFUSALS {
-        ring.spawn(Connection::refuse(context, router, fd, hold));
+/// Serves a connection here or on a shard that has more room.
+fn place(context: &Rc<Context>, router: usize, fd: OwnedFd) {
+    if context.drain().is_some() {
+        // The others may be about to end, and what is in their mailboxes with them.
+        return serve(context, router, fd);
     }
+    match context.peers.place(context.number, fd, router) {
+        Placed::Here(fd) => serve(context, router, fd),
+        Placed::HandedOver => {}
+        Placed::Nowhere(fd) => refuse(context, router, fd),
+    }
+}
+
+/// Serves a connection on this shard.
+pub(super) fn serve(context: &Rc<Context>, router: usize, fd: OwnedFd) {
+    let (hold, router) = (context.hold(true), context.routers[router].clone());
+    context.ring.spawn(Connection::serve(context.clone(), router, fd, hold));
+}
+
+fn refuse(context: &Rc<Context>, router: usize, fd: OwnedFd) {
+    if context.connections() >= context.settings.max_connections + MAX_REFUSALS {
+        return;
+    }
+    let (hold, router) = (context.hold(true), context.routers[router].clone());
+    context.ring.spawn(Connection::refuse(context.clone(), router, fd, hold));
 }
 
 fn is_shortage(errno: i32) -> bool {

@@ -13,6 +13,7 @@ mod connection;
 mod context;
 mod exchange;
 mod listener;
+mod peers;
 mod pump;
 mod transport;
 mod tunnel;
@@ -26,16 +27,18 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
 
+pub use self::peers::Peers;
+
 use self::context::Context;
-use crate::config::{Config, ShardSettings};
+use crate::config::Config;
 use crate::control::{Command, Event};
-use crate::ring::{self, Mailbox, MailboxSender, Ring};
+use crate::ring::{self, Mailbox, Ring};
 
 /// What glommio may register with each of its three rings, which carry nothing here: its default
 /// of 10 MiB counts against the limit of locked memory.
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
-/// Commands carry whole state, so few are ever on the way.
-const MAILBOX_CAPACITY: usize = 64;
+/// Room for a burst of connections handed over; commands carry whole state, so few are on the way.
+pub const MAILBOX_CAPACITY: usize = 256;
 /// How often the keeper looks at the pools though nothing disturbed it.
 const KEEPER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -44,7 +47,6 @@ pub type Listeners = Vec<(OwnedFd, usize)>;
 
 /// A running shard, as the supervisor holds it.
 pub struct Shard {
-    pub commands: MailboxSender<Command>,
     thread: glommio::ExecutorJoinHandle<()>,
 }
 
@@ -54,20 +56,18 @@ impl Shard {
     pub fn start(
         number: usize,
         config: Arc<Config>,
+        peers: Arc<Peers>,
+        mailbox: Mailbox<Command>,
         listeners: Listeners,
         events: Sender<Event>,
     ) -> Result<Shard, String> {
-        let (commands, mailbox) =
-            ring::mailbox(MAILBOX_CAPACITY).map_err(|error| format!("eventfd: {error}"))?;
-        let settings = config.runtime.shards[number].clone();
-        let core = settings.core;
+        let core = config.runtime.shards[number].core;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("shard")
             .io_memory(GLOMMIO_IO_BYTES)
             .ring_depth(16)
             .spawn(move || async move {
-                let event = match run(number, &config, settings, listeners, mailbox, &events).await
-                {
+                let event = match run(number, &config, peers, listeners, mailbox, &events).await {
                     Ok(()) => Event::ShardDone { shard: number },
                     Err(why) => Event::ShardFailed { shard: number, why },
                 };
@@ -75,7 +75,7 @@ impl Shard {
                 let _ = events.send(event);
             })
             .map_err(|error| format!("cannot run on core {core}: {error}"))?;
-        Ok(Shard { commands, thread })
+        Ok(Shard { thread })
     }
 
     pub fn join(self) -> Result<(), String> {
@@ -86,11 +86,12 @@ impl Shard {
 async fn run(
     number: usize,
     config: &Config,
-    settings: ShardSettings,
+    peers: Arc<Peers>,
     listeners: Listeners,
     mailbox: Mailbox<Command>,
     events: &Sender<Event>,
 ) -> Result<(), String> {
+    let settings = config.runtime.shards[number].clone();
     let ring_settings = ring::Settings {
         entries: settings.ring_entries,
         head_buffers: settings.head_buffers,
@@ -99,11 +100,11 @@ async fn run(
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
     let seed = seed_of(number);
-    let context = Context::new(ring.clone(), settings, config, seed)
+    let context = Context::new(number, peers, ring.clone(), settings, config, seed)
         .map_err(|error| format!("an endpoint's address: {error}"))?;
     let context = Rc::new(context);
     for (socket, router) in listeners {
-        let (router, hold) = (context.routers[router].clone(), context.hold(false));
+        let hold = context.hold(false);
         ring.spawn(listener::accept(context.clone(), router, socket, hold));
     }
     ring.spawn(keep_pools(context.clone()));
@@ -141,6 +142,7 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
     loop {
         while let Some(command) = mailbox.take() {
             match command {
+                Command::Adopt { socket, router } => listener::serve(&context, router, socket),
                 Command::Drain { grace, drain } => {
                     context.begin_drain(grace, drain);
                     context.ring.wake_all();

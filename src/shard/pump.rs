@@ -103,7 +103,7 @@ impl Pump {
                 return Pumped::SinkLost;
             }
             if !sink.can_send {
-                from.absorb();
+                from.hold_back();
                 break;
             }
             let moved = match from.take_filled() {

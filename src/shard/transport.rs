@@ -80,6 +80,12 @@ impl Transport {
         }
     }
 
+    /// Keeps what has come, and lets no more come for now.
+    pub(super) fn hold_back(&mut self) {
+        self.absorb();
+        self.socket.stop_receiving();
+    }
+
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if self.spill.capacity() == 0 {
             self.spill = self.ring.buffer();

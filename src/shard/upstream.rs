@@ -83,7 +83,8 @@ impl Upstream {
         let mut pool = self.endpoints[endpoint].idle.borrow_mut();
         while let Some(idle) = pool.pop() {
             self.idle_count.set(self.idle_count.get() - 1);
-            if idle.transport.socket().is_quiet() {
+            // Armed: else its end could not have been noticed.
+            if idle.transport.socket().is_quiet() && idle.transport.progress().receiving {
                 idle.transport.set_owner(waker);
                 return Some(idle.transport);
             }
@@ -131,7 +132,10 @@ impl Upstream {
             let mut pool = endpoint.idle.borrow_mut();
             let before = pool.len();
             pool.retain(|idle| {
-                idle.transport.socket().is_quiet() && now < idle.since + self.idle_timeout
+                let socket = idle.transport.socket();
+                // A receive that was being taken back when the connection came here is idle now.
+                socket.receive(false);
+                socket.is_quiet() && now < idle.since + self.idle_timeout
             });
             self.idle_count.set(self.idle_count.get() - (before - pool.len()));
         }

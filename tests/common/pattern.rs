@@ -63,6 +63,10 @@ impl Rng {
         Rng(seed | 1)
     }
 
+    pub fn from(seed: u64) -> Rng {
+        Rng(seed | 1)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

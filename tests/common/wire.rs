@@ -1,5 +1,6 @@
 //! One end of a connection, as client or as origin: bytes out, heads and bodies in.
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -7,6 +8,14 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::DEADLINE;
+
+const SCRATCH_BYTES: usize = 128 << 10;
+
+thread_local! {
+    /// Read into before it is known how much comes: a test holds thousands of connections, and
+    /// room for each would be most of its memory.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A head as it came.
 #[derive(Clone, Debug)]
@@ -102,11 +111,13 @@ impl Wire {
             self.buffer.clear();
             self.start = 0;
         }
-        let before = self.buffer.len();
-        self.buffer.resize(before + (128 << 10), 0);
-        let read = self.stream.read(&mut self.buffer[before..]);
-        self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
-        read.map_err(|error| match error.kind() {
+        let read = SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH_BYTES, 0);
+            let read = self.stream.read(scratch)?;
+            self.buffer.extend_from_slice(&scratch[..read]);
+            Ok(read)
+        });
+        read.map_err(|error: io::Error| match error.kind() {
             ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "nothing came"),
             _ => error,
         })
