@@ -398,6 +398,8 @@ fn streams_that_rest_hold_nothing_of_the_budget() {
             // First much, as a list of what was missed, so that the stream is taken for a large one.
             wire.send(format!("{:x}\r\n{}\r\n", 200_000, "m".repeat(200_000)));
             let _ = told.lock().unwrap().send(());
+            // Rests for as long as the proxy keeps it, whatever the deadlines of this test.
+            wire.stream.set_read_timeout(None).expect("no deadline");
             let _ = wire.some();
         });
         let large = checking_origin(pattern.clone());
@@ -411,7 +413,6 @@ fn streams_that_rest_hold_nothing_of_the_budget() {
         let proxy = Proxy::start_with(runtime, &yaml, cores);
         let mut clients = Vec::new();
         for number in 0..300 {
-            let t0 = Instant::now();
             let mut client = proxy.connect();
             client.send("GET /rest HTTP/1.1\r\nHost: h\r\n\r\n");
             assert_eq!(client.head().status(), 200);
@@ -426,13 +427,9 @@ fn streams_that_rest_hold_nothing_of_the_budget() {
             }
             heard.recv_timeout(DEADLINE).expect("all was sent");
             clients.push(client);
-            eprintln!("T {number} {:?}", t0.elapsed());
         }
         let mut client = proxy.connect();
-        let t1 = Instant::now();
         exchange(&mut client, &pattern, 2 * MIB, 2 * MIB, 0, &mut Rng::from(5));
-        eprintln!("X {:?}", t1.elapsed());
         proxy.stop();
-        eprintln!("S {:?}", t1.elapsed());
     });
 }

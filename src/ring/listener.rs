@@ -1,7 +1,10 @@
 //! A listening socket: one multishot accept, re-armed when the kernel ends it.
 
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::task::Waker;
+
+use socket2::{SockFilter, SockRef};
 
 use super::Ring;
 use super::core::{ListenerSlot, Owner, Slot};
@@ -53,6 +56,34 @@ impl Listener {
         }
         core.accept(self.key);
         Accepted::Nothing
+    }
+
+    /// Has the kernel ignore new connection attempts, while those begun before complete: the socket
+    /// can then be accepted empty and closed, and nothing is reset. Who was ignored tries again
+    /// after a second (RFC 6298 section 2.1) and is refused then.
+    pub fn ignore_new(&self) -> io::Result<()> {
+        const FLAGS: u32 = 13;
+        const SYN: u32 = 0x02;
+        const ACK: u32 = 0x10;
+        let code = |code: u32| code as u16;
+        let load_flags = code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS);
+        let mask = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
+        let is_equal = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+        let verdict = code(libc::BPF_RET | libc::BPF_K);
+        let fd = match self.ring.inner.core.borrow_mut().listener(self.key) {
+            Some(listener) => listener.fd,
+            None => return Ok(()),
+        };
+        // SAFETY: the slot keeps the descriptor open for as long as `self` lives.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // A filter of a listening socket sees packets from the TCP header on.
+        SockRef::from(&fd).attach_filter(&[
+            SockFilter::new(load_flags, 0, 0, FLAGS),
+            SockFilter::new(mask, 0, 0, SYN | ACK),
+            SockFilter::new(is_equal, 0, 1, SYN),
+            SockFilter::new(verdict, 0, 0, 0),
+            SockFilter::new(verdict, 0, 0, u32::MAX),
+        ])
     }
 
     /// Whether nothing waits in the kernel's queue.
