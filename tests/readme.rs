@@ -59,7 +59,7 @@ fn its_options_are_in_the_help() {
     let readme = readme();
     let words = readme.split(|c: char| !c.is_ascii_lowercase() && c != '-' && c != '_');
     let options: BTreeSet<&str> = words
-        .filter(|word| word.starts_with("--") && word.len() > 2)
+        .filter(|word| word.starts_with("--") && word.trim_matches('-').len() > 1)
         .filter(|word| !CARGO_OPTIONS.contains(word))
         .collect();
     assert!(options.contains("--demo") && options.contains("--check"), "{options:?}");

@@ -395,7 +395,7 @@ fn streams_that_rest_hold_nothing_of_the_budget() {
         let resting = Origin::start(move |mut wire, _| {
             let _ = wire.request();
             wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-            // First much, as a list of what was missed, so that the stream is taken for a large one.
+            // First much, as a list of what was missed: the stream is taken for a large one.
             wire.send(format!("{:x}\r\n{}\r\n", 200_000, "m".repeat(200_000)));
             let _ = told.lock().unwrap().send(());
             // Rests for as long as the proxy keeps it, whatever the deadlines of this test.
@@ -430,6 +430,36 @@ fn streams_that_rest_hold_nothing_of_the_budget() {
         }
         let mut client = proxy.connect();
         exchange(&mut client, &pattern, 2 * MIB, 2 * MIB, 0, &mut Rng::from(5));
+        proxy.stop();
+    });
+}
+
+/// An announced body that does not come, or stops, holds nothing that others need.
+#[test]
+fn uploads_that_rest_hold_nothing_of_the_budget() {
+    let pattern = Arc::new(Pattern::new(Rng::seeded().next()));
+    both(|cores| {
+        let origin = checking_origin(pattern.clone());
+        let runtime = "drain_ms: 300, shard: {max_buffered_bytes: 1048576}";
+        let proxy = Proxy::start_with(runtime, &config(&[origin.address], "", ""), cores);
+        let clients: Vec<Wire> = (0..400)
+            .map(|number| {
+                let mut client = proxy.connect();
+                let target = format!("/{MIB}/0/0/0");
+                let length = format!("Content-Length: {MIB}");
+                client.send(format!("POST {target} HTTP/1.1\r\nHost: h\r\n{length}\r\n\r\n"));
+                if number % 2 == 0 {
+                    client.send(pattern.at(0, 30_000));
+                }
+                client
+            })
+            .collect();
+        eventually("all are on their way", || origin.accepted() == clients.len());
+        for _ in 0..4 {
+            let mut client = proxy.connect();
+            exchange(&mut client, &pattern, 2 * MIB, 2 * MIB, 0, &mut Rng::from(5));
+        }
+        drop(clients);
         proxy.stop();
     });
 }

@@ -75,6 +75,8 @@ pub(super) enum Receive {
     Filling {
         lease: Lease,
         start: usize,
+        /// When it was asked for, in milliseconds of the driver's clock.
+        since_ms: u64,
     },
     Filled {
         lease: Lease,
@@ -115,6 +117,8 @@ pub(super) struct SocketSlot {
     pub(super) sending: Sending,
     pub(super) send_error: Option<i32>,
     pub(super) wake_when_sent: bool,
+    /// The last lease was taken back because nothing came: pieces first, until much comes again.
+    pub(super) recalled: bool,
     /// The address that a connect reads, until it completes.
     pub(super) connecting: Option<Box<SockAddr>>,
 }
@@ -132,6 +136,7 @@ impl SocketSlot {
             sending: Sending::Idle,
             send_error: None,
             wake_when_sent: false,
+            recalled: false,
             connecting: None,
         }
     }
@@ -188,6 +193,8 @@ pub(super) struct Core {
     pub(super) overflow: VecDeque<squeue::Entry>,
     /// Sockets whose receive found no buffer, in order.
     pub(super) starved: VecDeque<Key>,
+    /// Receives into leases by the time they were asked for; most have completed since.
+    filling: VecDeque<(Key, u64)>,
     /// Heap buffers for heads, to be used again.
     spare: Vec<Vec<u8>>,
     disturbed: Vec<Key>,
@@ -200,6 +207,8 @@ pub(super) struct Core {
 /// Completion queue entries for each submission queue entry.
 const CQ_FACTOR: u32 = 4;
 
+/// How long a leased buffer waits for data.
+const REST_MS: u64 = 100;
 /// Spare buffers kept, and the largest that is worth keeping.
 const SPARE_BUFFERS: usize = 256;
 const SPARE_BYTES: usize = 16 << 10;
@@ -226,6 +235,7 @@ impl Core {
             groups,
             overflow: VecDeque::new(),
             starved: VecDeque::new(),
+            filling: VecDeque::new(),
             spare: Vec::new(),
             disturbed: Vec::new(),
             keeper: None,
@@ -311,16 +321,37 @@ impl Core {
     }
 
     pub(super) fn fill(&mut self, key: Key, mut lease: Lease, start: usize, len: usize) {
-        let Some(socket) = self.socket(key) else {
-            return;
-        };
+        let since_ms = self.now_ms();
+        let Some(socket) = self.socket(key) else { return };
         debug_assert!(matches!(socket.receive, Receive::Idle));
         let len = len.min(lease.len() - start);
         let memory = lease[start..].as_mut_ptr();
-        socket.receive = Receive::Filling { lease, start };
+        socket.receive = Receive::Filling { lease, start, since_ms };
         socket.ops += 1;
         let entry = opcode::Recv::new(Fd(socket.fd), memory, len as u32).build();
         self.push(entry.user_data(tag(Op::Fill, key)));
+        self.filling.push_back((key, since_ms));
+    }
+
+    /// Takes back the leases of receives to which nothing has come for a while, or streams that
+    /// rest would hold the budget, and streams that do not would go without.
+    pub(super) fn recall_resting(&mut self) {
+        let now_ms = self.now_ms();
+        while let Some((key, since_ms)) = self.filling.front().copied() {
+            if now_ms < since_ms + REST_MS {
+                return;
+            }
+            self.filling.pop_front();
+            let Some(socket) = self.socket(key) else { continue };
+            match &socket.receive {
+                Receive::Filling { since_ms: since, .. } if *since == since_ms => {}
+                _ => continue,
+            }
+            socket.recalled = true;
+            socket.ops += 1;
+            let cancel = opcode::AsyncCancel::new(tag(Op::Fill, key)).build();
+            self.push(cancel.user_data(tag(Op::Control, key)));
+        }
     }
 
     /// Sends a chunk after those before it.

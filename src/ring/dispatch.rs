@@ -77,7 +77,7 @@ impl Core {
             self.stats.stale += 1;
             return;
         };
-        if let Receive::Filling { lease, start } =
+        if let Receive::Filling { lease, start, .. } =
             std::mem::replace(&mut socket.receive, Receive::Idle)
         {
             match result {

@@ -48,6 +48,7 @@ impl Ring {
         let mut core = self.inner.core.borrow_mut();
         core.stats.turns += 1;
         core.feed_starved();
+        core.recall_resting();
         core.submit_overflow();
         let idle = !self.inner.runnable.get() && !self.inner.leases.take_woke();
         if idle && spin > Duration::ZERO {

@@ -225,6 +225,12 @@ impl Socket {
         })
     }
 
+    /// Whether a lease was taken back since this was last asked, because nothing came: it is
+    /// dropped, and no receive is under way.
+    pub fn take_recalled(&self) -> bool {
+        self.slot(|socket| std::mem::take(&mut socket.recalled))
+    }
+
     /// Sends after what was sent before. Lost if the connection is: see `Progress::send_error`.
     pub fn send(&self, chunk: Chunk) {
         self.core(|core| core.send(self.key, chunk));

@@ -508,3 +508,26 @@ fn a_listener_dropped_last_is_closed_before_the_driver_ends() {
     let refused = TcpStream::connect(address).map_err(|error| error.kind());
     assert_eq!(refused.err(), Some(std::io::ErrorKind::ConnectionRefused));
 }
+
+#[test]
+fn a_lease_to_which_nothing_comes_is_taken_back() {
+    let (address, peer) = peer(|mut stream| {
+        let mut go = [0];
+        stream.read_exact(&mut go).and_then(|()| stream.write_all(b"late"))
+    });
+    on_ring(Settings::default(), move |ring| async move {
+        let socket = connected(&ring, &address).await;
+        socket.fill(ring.lease(usize::MAX).expect("a lease"), 0, usize::MAX);
+        assert!(ring.stats().leased_bytes > 0);
+        while !socket.take_recalled() {
+            wait().await;
+        }
+        while socket.progress().receiving {
+            wait().await;
+        }
+        assert_eq!(ring.stats().leased_bytes, 0);
+        socket.send(Chunk::heap(b"!".to_vec()));
+        assert_eq!(read_to_end(&socket, false).await, b"late", "and nothing was lost");
+    });
+    peer.join().expect("peer").expect("written");
+}

@@ -1,10 +1,10 @@
 //! Accepts connections on one listening socket and starts a task for each.
 //!
 //! A full shard does not stop accepting: what waits in the kernel's queue would time out unseen,
-//! so a connection beyond `max_connections` is handed to the emptiest shard, or told 503. When descriptors or memory run out, accepting
-//! pauses instead, since the error would only repeat. A listener that goes is accepted empty
-//! first: closing one of several SO_REUSEPORT sockets resets what is queued on it (measured: 19 of
-//! 40).
+//! so a connection beyond `max_connections` is handed to the emptiest shard, or told 503. When
+//! descriptors or memory run out, accepting pauses instead, since the error would only repeat. A
+//! listener that goes is accepted empty first: closing one of several SO_REUSEPORT sockets resets
+//! what is queued on it (measured: 19 of 40).
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

@@ -75,15 +75,15 @@ impl Pump {
         if self.ended {
             return Ok(0);
         }
-        let full = bytes.len() == PIECE_BYTES;
+        let full = bytes.len() >= PIECE_BYTES;
         let payload = self.decoder.decode_in_place(bytes)?;
         self.moved_bytes += payload.data.len() as u64;
         self.ended = payload.ended;
         let trailers = self.take_trailers();
         let data = &bytes[payload.data];
         self.encoder.encode_into(out, data, self.ended, trailers.as_deref());
-        // A full piece, or a body that goes on and on: more is waiting than a piece can hold.
-        self.large |= !self.exact && (full || self.moved_bytes > SMALL_BODY_BYTES);
+        // A full piece: more is waiting than a piece can hold.
+        self.large |= full && !self.ended;
         Ok(payload.consumed)
     }
 
@@ -193,6 +193,10 @@ impl Pump {
                 from.socket().stop_receiving();
             }
             return;
+        }
+        if from.socket().take_recalled() {
+            // It rests: a piece will show when it goes on.
+            self.large = false;
         }
         // A head or a piece under way does not hold the body up; a lease does.
         let sink = to.progress();
