@@ -382,7 +382,7 @@ fn a_tunnel_lives_until_drain_ms() {
         let upgrade = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n";
         client.send(format!("{upgrade}Upgrade: websocket\r\n\r\n"));
         assert_eq!(client.head().status(), 101);
-        let mut echo = |client: &mut Wire, text: &str| {
+        let echo = |client: &mut Wire, text: &str| {
             client.send(text);
             assert_eq!(client.take(text.len()).expect("an echo"), text.as_bytes());
         };

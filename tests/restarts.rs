@@ -32,6 +32,8 @@ struct Tally {
     answered: [AtomicUsize; 2],
     refused: AtomicUsize,
     crossed: AtomicUsize,
+    /// From a request's turn to its answer, failing over included.
+    slowest: Mutex<Duration>,
     lost: Mutex<Vec<String>>,
     done: AtomicBool,
 }
@@ -99,7 +101,9 @@ fn report(tally: &Tally, seen: &Seen, took: Duration, per_second: usize) {
     let lost = tally.lost.lock().unwrap();
     let rate = answered as f64 / took.as_secs_f64();
     eprintln!(
-        "{answered} answered in {took:?} ({rate:.0}/s), {} refused, {} crossed, {} lost",
+        "{answered} answered in {took:?} ({rate:.0}/s, the slowest in {:?}), {} refused, \
+         {} crossed, {} lost",
+        tally.slowest.lock().unwrap(),
         count(&tally.refused),
         count(&tally.crossed),
         lost.len()
@@ -166,7 +170,12 @@ impl Client {
                 return;
             }
             let id = format!("/{}-{request}", self.number);
-            if let Err(why) = self.request(&id) {
+            let begun = Instant::now();
+            let answered = self.request(&id);
+            let mut slowest = self.tally.slowest.lock().unwrap();
+            *slowest = begun.elapsed().max(*slowest);
+            drop(slowest);
+            if let Err(why) = answered {
                 self.tally.lost.lock().unwrap().push(format!("{id}: {why}"));
             }
             due += pause;

@@ -62,6 +62,8 @@ pub(super) struct Connection {
     peer: PeerText,
     parser: RequestParser,
     awaits: Awaits,
+    /// What the client had acknowledged when that was last looked at.
+    acknowledged_bytes: u64,
     state: State,
     _hold: Hold,
 }
@@ -122,6 +124,7 @@ impl Connection {
             peer: PeerText::new(peer),
             parser: RequestParser::default(),
             awaits: Awaits::Unset,
+            acknowledged_bytes: 0,
             state: State::Idle,
             context,
             router,
@@ -179,7 +182,8 @@ impl Connection {
             }
         }
         if self.client.progress().end != End::Open && !self.client.progress().has_piece {
-            return self.gone();
+            // The last answer may still be on its way to a client that has half-closed.
+            return if progress.all_sent { self.gone() } else { self.closing(false) };
         }
         self.client.socket().receive(true);
         self.wait_idle(match self.parser.begun() {
@@ -212,8 +216,21 @@ impl Connection {
     fn idle_for_too_long(&mut self) -> bool {
         match self.awaits {
             Awaits::RestOfHead => self.answer(Reason::ClientTimeout, true, false),
-            _ => self.gone(),
+            Awaits::Unset | Awaits::Request | Awaits::Room | Awaits::DrainsEnd => {
+                if !self.is_taking() {
+                    return self.gone();
+                }
+                self.awaits = Awaits::Unset;
+                false
+            }
         }
+    }
+
+    /// Whether an answer is still on its way, and has moved since this was last asked.
+    fn is_taking(&mut self) -> bool {
+        let acknowledged_bytes = self.client.socket().acknowledged_bytes();
+        let before = std::mem::replace(&mut self.acknowledged_bytes, acknowledged_bytes);
+        !self.client.progress().all_sent && acknowledged_bytes > before
     }
 
     /// Parses what came, and makes an exchange of it where that is possible.
@@ -338,8 +355,14 @@ impl Connection {
     /// reset the connection, and an answer that the client has not read yet would be lost.
     fn close(&mut self, mut half_closed: bool, mut discarded_bytes: usize) -> bool {
         let progress = self.client.progress();
-        if progress.send_error.is_some() || self.timer.has_fired() {
+        if progress.send_error.is_some() {
             return self.gone();
+        }
+        if self.timer.has_fired() {
+            if !self.is_taking() {
+                return self.gone();
+            }
+            self.timer.set(self.context.ring.now() + self.router.timeouts.stall);
         }
         if progress.all_sent && !half_closed {
             half_closed = true;

@@ -53,11 +53,17 @@ impl Router {
     }
 }
 
+/// How long a closing listener waits for handshakes that had begun: a round trip of a continent.
+const HANDSHAKE: Duration = Duration::from_millis(50);
+
 /// A drain under way: what connections have to know of it.
 #[derive(Clone, Copy)]
 pub(super) struct Drain {
-    /// From here on answers say `Connection: close`, and no connection is accepted.
+    /// From here on no new connection is let in, and the listeners are accepted empty.
     pub(super) begins: Duration,
+    /// From here on answers say `Connection: close`: when the listeners are closed, so that who
+    /// connects again is refused at once and tries elsewhere.
+    pub(super) closes: Duration,
     /// Idle connections are closed spread over this time.
     pub(super) idle_close: Duration,
     /// Whatever is left is abandoned.
@@ -126,6 +132,11 @@ impl Context {
 
     /// Whether connections end with their next answer.
     pub(super) fn is_closing(&self) -> bool {
+        self.drain.get().is_some_and(|drain| drain.closes <= self.ring.now())
+    }
+
+    /// Whether listeners close.
+    pub(super) fn is_turning_away(&self) -> bool {
         self.drain.get().is_some_and(|drain| drain.begins <= self.ring.now())
     }
 
@@ -133,6 +144,7 @@ impl Context {
         let now = self.ring.now();
         self.drain.set(Some(Drain {
             begins: now + grace,
+            closes: now + grace + HANDSHAKE,
             idle_close: drain / 2,
             ends: now + grace + drain,
         }));

@@ -17,8 +17,6 @@ use crate::ring::{self, Accepted, Listener};
 
 /// Connections beyond `max_connections` that are being told so; further ones are closed unheard.
 const MAX_REFUSALS: usize = 1024;
-/// How long a closing listener waits for handshakes that had begun: a round trip of a continent.
-const HANDSHAKE: Duration = Duration::from_millis(50);
 /// How long accepting pauses when the process has run out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,7 +26,7 @@ pub(super) async fn accept(context: Rc<Context>, router: usize, socket: OwnedFd,
     let timer = context.ring.timer(waker.clone());
     let listener = Listener::new(&context.ring, socket, waker);
     let mut paused = false;
-    let mut closes = None;
+    let mut ignores_new = false;
     loop {
         match listener.accept() {
             Accepted::Connection(fd) => place(&context, router, fd),
@@ -39,19 +37,18 @@ pub(super) async fn accept(context: Rc<Context>, router: usize, socket: OwnedFd,
             }
             // The connection that was being accepted is to blame: the next one may be fine.
             Accepted::Stopped(_) => listener.resume(),
-            Accepted::Nothing if context.is_closing() => {
-                let now = context.ring.now();
-                let empty_by = *closes.get_or_insert_with(|| ignore_new(&listener, now));
-                if now >= empty_by && listener.is_empty() {
+            Accepted::Nothing if context.is_turning_away() => {
+                if !std::mem::replace(&mut ignores_new, true) {
+                    ignore_new(&listener);
+                }
+                if context.is_closing() && listener.is_empty() {
                     return;
                 }
-                timer.set(empty_by.max(now + Duration::from_millis(1)));
+                // Woken when the drain goes on, and by whoever had begun to connect.
+                timer.set(context.ring.now() + PAUSE);
                 ring::wait().await;
             }
             Accepted::Nothing => {
-                if let Some(drain) = context.drain() {
-                    timer.set(drain.begins.max(context.ring.now() + Duration::from_millis(1)));
-                }
                 ring::wait().await;
             }
         }
@@ -64,14 +61,9 @@ pub(super) async fn accept(context: Rc<Context>, router: usize, socket: OwnedFd,
     }
 }
 
-/// Begins to close: says when what had begun to connect will have done so.
-fn ignore_new(listener: &Listener, now: Duration) -> Duration {
-    match listener.ignore_new() {
-        Ok(()) => now + HANDSHAKE,
-        Err(error) => {
-            tracing::warn!(%error, "connections made while the listener closes may be reset");
-            now
-        }
+fn ignore_new(listener: &Listener) {
+    if let Err(error) = listener.ignore_new() {
+        tracing::warn!(%error, "connections made while the listener closes may be reset");
     }
 }
 

@@ -156,16 +156,11 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
                 context.ring.stop();
                 return;
             }
-            match drain.begins > now {
-                true => timer.set(drain.begins),
-                false => {
-                    if timer.has_fired() {
-                        // The grace is over: whoever is idle hears of it now.
-                        context.ring.wake_all();
-                    }
-                    timer.set(drain.ends);
-                }
+            if timer.has_fired() {
+                context.ring.wake_all();
             }
+            let next = [drain.begins, drain.closes, drain.ends].into_iter().find(|at| *at > now);
+            timer.set(next.unwrap_or(drain.ends));
         }
         ring::wait().await;
     }

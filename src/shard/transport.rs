@@ -89,6 +89,11 @@ impl Transport {
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if self.spill.capacity() == 0 {
             self.spill = self.ring.buffer();
+        } else if self.start > self.spill.len() / 2 {
+            // A stream of which something is always left would grow for ever; this way each byte
+            // is moved once at most for each that was consumed.
+            self.spill.drain(..self.start);
+            self.start = 0;
         }
         self.spill.extend_from_slice(bytes);
         self.account();
