@@ -218,7 +218,7 @@ impl Client {
         }
         self.tally.answered[at].fetch_add(1, Ordering::SeqCst);
         self.exchanges += 1;
-        let last = self.exchanges % PER_CONNECTION == 0;
+        let last = self.exchanges.is_multiple_of(PER_CONNECTION);
         if !last && answer.head.get("connection") != Some("close") {
             self.wire = Some((at, wire));
         }

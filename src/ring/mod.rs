@@ -8,9 +8,9 @@
 //! in flight lives on as an orphan until the last of them has completed.
 //!
 //! In reading order: `slots` (keys that go stale), `buffers` (provided buffers), `lease` (a
-//! stream's own buffers), `timer` (the wheel), `core` (the state that they share), `dispatch`
-//! (completions), `socket`, `listener`, `mailbox` (what a task holds), `driver` (the turn),
-//! `probe` (what the kernel must have).
+//! stream's own buffers), `timer` (the wheel), `core` (the state that they share), `submit` and
+//! `dispatch` (operations and their completions), `socket`, `listener`, `mailbox` (what a task
+//! holds), `driver` (the turn), `probe` (what the kernel must have).
 //!
 //! This is the only module of the project with `unsafe` in it. It knows nothing of HTTP.
 #![allow(unsafe_code)]
@@ -25,6 +25,7 @@ mod mailbox;
 mod probe;
 mod slots;
 mod socket;
+mod submit;
 #[cfg(test)]
 mod tests;
 mod timer;

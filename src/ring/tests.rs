@@ -459,7 +459,7 @@ fn a_task_woken_by_a_task_runs_before_the_core_parks() {
             }
         });
         while baton.get() < 1_000 {
-            if baton.get() % 2 == 0 {
+            if baton.get().is_multiple_of(2) {
                 baton.set(baton.get() + 1);
             }
             if let Some(waker) = their_waker.borrow().as_ref() {

@@ -173,7 +173,7 @@ runtime: {cores: '8', sharts: 3, drain_ms: x}
 admin: {port: 70000}
 routers:
 - label: a
-  servers: [{port: 0}, {}, {port: 80, prot: 81}]
+  servers: [{port: 99999}, {}, {port: 80, prot: 81}]
   routes: [{service: nowhere}, 7]
 - label: a
   servers: {}
@@ -196,8 +196,8 @@ services:
             "1:44: runtime.drain_ms",
             "2:15: admin.port",
             "5:20: routers[0].servers[0].port",
-            "5:24: routers[0].servers[1].port",
-            "5:39: routers[0].servers[2].prot",
+            "5:28: routers[0].servers[1].port",
+            "5:43: routers[0].servers[2].prot",
             "6:22: routers[0].routes[0].service",
             "6:32: routers[0].routes[1]",
             "7:3: routers[1].routes",
@@ -280,7 +280,7 @@ fn a_text_that_is_brackets_alone_is_refused() {
 fn line_ends_of_other_systems_and_a_byte_order_mark() {
     good(&GOOD.replace('\n', "\r\n"));
     good(&format!("\u{feff}{GOOD}"));
-    let errors = bad(&with("4140", "0").replace('\n', "\r\n"));
+    let errors = bad(&with("4140", "65536").replace('\n', "\r\n"));
     assert!(errors[0].starts_with("ringlane.yaml:2:20: routers[0].servers[0].port"), "{errors:?}");
 }
 
