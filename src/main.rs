@@ -15,9 +15,6 @@ use ringlane::config::{Address, Config, Host};
 use ringlane::{demo, ring, supervisor};
 use tracing_subscriber::EnvFilter;
 
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COULD_NOT_RUN: u8 = 1;
 const BAD_CONFIG: u8 = 2;

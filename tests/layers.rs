@@ -50,7 +50,6 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("http_body", &["demo"]),
     ("serde_json", &["admin"]),
     ("signal_hook", &["supervisor"]),
-    ("tikv_jemallocator", &["main"]),
 ];
 
 struct Source {
