@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),

@@ -169,7 +169,8 @@ impl Exchange {
             | Reason::AttemptTimeout
             | Reason::RequestTimeout => false,
         };
-        unclear || self.closes_client()
+        // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
+        unclear || self.closes_client() || self.client_version == Version::Http10
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) struct Group {
 impl Group {
     /// `entries` is rounded up to a power of two, as the kernel wants it.
     pub(super) fn new(uring: &IoUring, id: u16, entries: u16) -> io::Result<Group> {
-        let entries = entries.clamp(16, 1 << 14).next_power_of_two();
+        let entries = entries.clamp(16, 1 << 15).next_power_of_two();
         let count = usize::from(entries);
         let mut group = Group {
             entries,

@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,9 @@ pub(super) struct SocketSlot {
     pub(super) sending: Sending,
     pub(super) send_error: Option<i32>,
     pub(super) wake_when_sent: bool,
+    /// The close is to be a reset.
+    pub(super) resets: bool,
+    pub(super) cancelled_twice: bool,
     /// The last lease was taken back because nothing came: pieces first, until much comes again.
     pub(super) recalled: bool,
     /// The address that a connect reads, until it completes.
@@ -136,6 +140,8 @@ impl SocketSlot {
             sending: Sending::Idle,
             send_error: None,
             wake_when_sent: false,
+            resets: false,
+            cancelled_twice: false,
             recalled: false,
             connecting: None,
         }
@@ -151,6 +157,8 @@ pub(super) struct ListenerSlot {
 }
 
 pub(super) struct EventSlot {
+    /// Open for as long as a read of it may be queued.
+    pub(super) event: Arc<OwnedFd>,
     pub(super) owner: Owner,
     pub(super) armed: bool,
     /// What the kernel reads the eventfd's count into.

@@ -21,7 +21,7 @@ impl Core {
             Some(Op::Send) => self.sent(key, result),
             Some(Op::Connect) => self.connected(key, result),
             Some(Op::Accept) => self.accepted(key, completion),
-            Some(Op::Control) => self.finish(key),
+            Some(Op::Control) => self.taken_back(key),
             Some(Op::Event) => self.event_read(key),
             Some(Op::Close) => {}
             None => self.stats.stale += 1,
@@ -47,7 +47,10 @@ impl Core {
                 false => group.discard(id),
             }
         }
-        let many = matches!(socket.receive, Receive::Armed { many: true, .. });
+        let (many, wanted) = match socket.receive {
+            Receive::Armed { many, cancelling } => (many, !cancelling && !orphaned),
+            _ => (false, false),
+        };
         if !more {
             socket.receive = Receive::Idle;
         }
@@ -55,7 +58,7 @@ impl Core {
             _ if result > 0 => {}
             0 => socket.end = End::Closed,
             libc::ECANCELED | libc::EINTR => {}
-            libc::ENOBUFS if orphaned => {}
+            libc::ENOBUFS if !wanted => {}
             libc::ENOBUFS => {
                 socket.receive = Receive::Starved { many };
                 socket.ops -= 1;
@@ -180,6 +183,20 @@ impl Core {
             Owner::Task(waker) => waker.wake_by_ref(),
             _ => drop(self.slots.remove(key)),
         }
+    }
+
+    /// A cancel has completed. What it took back completes after it, so only a second cancel shows
+    /// that something could not be taken back (a send that a worker thread has): a connection that
+    /// is to be reset ends with a shutdown then after all, or it would never go.
+    fn taken_back(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else { return };
+        if matches!(socket.owner, Owner::Nobody) && socket.resets && socket.ops > 1 {
+            match std::mem::replace(&mut socket.cancelled_twice, true) {
+                true => self.shutdown(key, libc::SHUT_RDWR),
+                false => self.cancel_all(key),
+            }
+        }
+        self.finish(key);
     }
 
     /// One operation of a socket has completed: its owner is told, or the orphan goes.

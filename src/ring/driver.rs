@@ -50,7 +50,7 @@ impl Ring {
         core.feed_starved();
         core.recall_resting();
         core.submit_overflow();
-        let idle = !self.inner.runnable.get() && !self.inner.leases.take_woke();
+        let idle = !self.inner.runnable.get();
         if idle && spin > Duration::ZERO {
             core.spin(spin);
         }
@@ -78,6 +78,10 @@ impl Core {
             if unsafe { self.uring.submission().push(&entry) }.is_err() {
                 self.overflow.push_front(entry);
                 self.enter(0);
+                if self.uring.submission().is_full() {
+                    // The kernel takes nothing before its completions are reaped.
+                    return;
+                }
             }
         }
     }

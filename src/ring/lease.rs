@@ -3,12 +3,11 @@
 //! What a stream holds while it waits for a slow peer is its own and is counted: here. A lease is
 //! large while the budget is wide, since draining a socket far at each visit is what makes a body
 //! cheap, and small when it is tight, so that a thousand stalled streams leave room for the next.
-//! When nothing is left, a stream waits in line; a waiter that goes away passes its turn on.
+//! When nothing is left, a stream goes on in pieces of the ring's: slower, but nobody waits for
+//! somebody else's peer.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::Waker;
 
 /// Lease sizes, the smallest first. Measured on bodies of 1 MiB, as CPU per request: 512 KiB is .72
 /// of 128 KiB, and 256 KiB .84; at 64 KiB there is no difference (1.02 +-.01).
@@ -22,27 +21,11 @@ pub(super) struct Leases {
     budget_bytes: usize,
     used_bytes: Cell<usize>,
     kept: [RefCell<Vec<Box<[u8]>>>; CLASS_BYTES.len()],
-    line: RefCell<Line>,
-    /// Somebody was woken since the driver last asked: it must not park.
-    woke: Cell<bool>,
-}
-
-/// Who waits for a lease. Tickets are counted, so that a place in line can be found and left.
-#[derive(Default)]
-struct Line {
-    first_ticket: u64,
-    waiting: VecDeque<Option<Waker>>,
 }
 
 impl Leases {
     pub(super) fn new(budget_bytes: usize) -> Rc<Leases> {
-        Rc::new(Leases {
-            budget_bytes,
-            used_bytes: Cell::new(0),
-            kept: Default::default(),
-            line: RefCell::default(),
-            woke: Cell::new(false),
-        })
+        Rc::new(Leases { budget_bytes, used_bytes: Cell::new(0), kept: Default::default() })
     }
 
     pub(super) fn used_bytes(&self) -> usize {
@@ -64,45 +47,15 @@ impl Leases {
         Some(Lease { memory, leases: self.clone() })
     }
 
+    /// Whether nothing more can be leased.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.used_bytes.get() + CLASS_BYTES[0] > self.budget_bytes
+    }
+
     /// Counts memory that is not leased from here, such as a partial head. Never refused: whoever
-    /// charges has the bytes already and bounds them by a limit of its own.
+    /// charges has the bytes already, and asks `is_used_up` before it takes more.
     pub(super) fn charge(self: &Rc<Leases>) -> Charge {
         Charge { bytes: 0, leases: self.clone() }
-    }
-
-    pub(super) fn wait(self: &Rc<Leases>, waker: Waker) -> Waiting {
-        let mut line = self.line.borrow_mut();
-        let ticket = line.first_ticket + line.waiting.len() as u64;
-        line.waiting.push_back(Some(waker));
-        Waiting { ticket, leases: self.clone() }
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used_bytes.set(self.used_bytes.get() - bytes);
-        self.wake_next();
-    }
-
-    fn wake_next(&self) {
-        let waker = {
-            let mut line = self.line.borrow_mut();
-            loop {
-                let Some(first) = line.waiting.pop_front() else {
-                    break None;
-                };
-                line.first_ticket += 1;
-                if first.is_some() {
-                    break first;
-                }
-            }
-        };
-        if let Some(waker) = waker {
-            self.woke.set(true);
-            waker.wake();
-        }
-    }
-
-    pub(super) fn take_woke(&self) -> bool {
-        self.woke.take()
     }
 }
 
@@ -135,7 +88,7 @@ impl Drop for Lease {
                 kept.push(memory);
             }
         }
-        self.leases.give_back(bytes);
+        self.leases.used_bytes.set(self.leases.used_bytes.get() - bytes);
     }
 }
 
@@ -152,11 +105,7 @@ impl Charge {
         }
         let used_bytes = &self.leases.used_bytes;
         used_bytes.set(used_bytes.get() + bytes - self.bytes);
-        let shrunk = bytes < self.bytes;
         self.bytes = bytes;
-        if shrunk {
-            self.leases.wake_next();
-        }
     }
 }
 
@@ -166,51 +115,9 @@ impl Drop for Charge {
     }
 }
 
-/// A place in line for a lease. Its waker is called when its turn has come; then lease again and
-/// drop this, which wakes the next one while there is something left to lease.
-pub struct Waiting {
-    ticket: u64,
-    leases: Rc<Leases>,
-}
-
-impl Waiting {
-    pub fn is_over(&self) -> bool {
-        self.ticket < self.leases.line.borrow().first_ticket
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.is_over() {
-            if self.leases.used_bytes.get() + CLASS_BYTES[0] <= self.leases.budget_bytes {
-                self.leases.wake_next();
-            }
-            return;
-        }
-        let mut line = self.leases.line.borrow_mut();
-        let place = (self.ticket - line.first_ticket) as usize;
-        line.waiting[place] = None;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    struct Woken(AtomicUsize);
-
-    impl std::task::Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn woken() -> (Arc<Woken>, Waker) {
-        let woken = Arc::new(Woken(AtomicUsize::new(0)));
-        (woken.clone(), woken.into())
-    }
 
     #[test]
     fn leases_shrink_as_the_budget_fills_and_never_exceed_it() {
@@ -232,28 +139,6 @@ mod tests {
         let leases = Leases::new(1 << 20);
         assert_eq!(leases.lease(100).map(|lease| lease.len()), Some(4 << 10));
         assert_eq!(leases.lease(5_000).map(|lease| lease.len()), Some(16 << 10));
-    }
-
-    #[test]
-    fn a_waiter_that_leaves_passes_its_turn_on() {
-        let leases = Leases::new(8 << 10);
-        let held = [leases.lease(1), leases.lease(1)];
-        assert!(leases.lease(1).is_none());
-        let (first_woken, first) = woken();
-        let (left_woken, left) = woken();
-        let (last_woken, last) = woken();
-        let first = leases.wait(first);
-        let left = leases.wait(left);
-        let _last = leases.wait(last);
-        drop(left);
-        let [one, two] = held;
-        drop(one);
-        assert_eq!(first_woken.0.load(Ordering::Relaxed), 1);
-        assert!(first.is_over());
-        drop(first);
-        assert_eq!(last_woken.0.load(Ordering::Relaxed), 1, "what is left goes to the next");
-        assert_eq!(left_woken.0.load(Ordering::Relaxed), 0);
-        drop(two);
     }
 
     #[test]

@@ -69,10 +69,15 @@ pub fn mailbox<T>(capacity: usize) -> io::Result<(MailboxSender<T>, Mailbox<T>)>
 impl<T> Mailbox<T> {
     /// Puts the mailbox on a ring: `owner` is woken when something comes.
     pub fn open(self, ring: &Ring, owner: Waker) -> OpenMailbox<T> {
-        let slot = EventSlot { owner: Owner::Task(owner), armed: false, count: Box::new(0) };
+        let slot = EventSlot {
+            event: self.event.clone(),
+            owner: Owner::Task(owner),
+            armed: false,
+            count: Box::new(0),
+        };
         let mut core = ring.inner.core.borrow_mut();
         let key = core.slots.insert(Slot::Event(slot));
-        core.read_event(key, self.event.as_raw_fd());
+        core.read_event(key);
         drop(core);
         OpenMailbox { key, ring: ring.clone(), mailbox: self }
     }
@@ -88,8 +93,7 @@ impl<T> OpenMailbox<T> {
     /// The next message; `None` when there is none now, and then the owner is woken by the next.
     pub fn take(&self) -> Option<T> {
         // Armed before it is found empty: a message that comes in between wakes the owner again.
-        let fd = self.mailbox.event.as_raw_fd();
-        self.ring.inner.core.borrow_mut().read_event(self.key, fd);
+        self.ring.inner.core.borrow_mut().read_event(self.key);
         self.mailbox.messages.try_recv().ok()
     }
 }

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 pub use self::buffers::PIECE_BYTES;
 pub use self::core::Stats;
-pub use self::lease::{Charge, Lease, Waiting};
+pub use self::lease::{Charge, Lease};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Mailbox, MailboxFull, MailboxSender, OpenMailbox, mailbox};
 pub use self::probe::{Unsupported, probe, register_membarrier};
@@ -130,13 +130,14 @@ impl Ring {
         Timer { key: self.inner.core.borrow_mut().add_timer(waker), ring: self.clone() }
     }
 
-    /// A large buffer, or `None` while the budget is used up; then `wait_for_lease`.
+    /// A large buffer, or `None` while the budget is used up.
     pub fn lease(&self, wanted_bytes: usize) -> Option<Lease> {
         self.inner.leases.lease(wanted_bytes)
     }
 
-    pub fn wait_for_lease(&self, waker: Waker) -> Waiting {
-        self.inner.leases.wait(waker)
+    /// Whether the budget for bodies and partial heads is used up.
+    pub fn is_out_of_budget(&self) -> bool {
+        self.inner.leases.is_used_up()
     }
 
     pub fn charge(&self) -> Charge {

@@ -148,14 +148,19 @@ impl Socket {
 
     /// Nobody uses the socket for now; an event on it goes to the keeper (`Ring::set_keeper`).
     pub fn park(&self) {
-        self.core(|core| {
-            if let Some(socket) = core.socket(self.key) {
-                socket.owner = Owner::Parked;
-                if socket.end != End::Open || !socket.chain.is_empty() {
-                    core.disturb(self.key);
-                }
+        let disturbed = self.core(|core| {
+            let Some(socket) = core.socket(self.key) else { return false };
+            socket.owner = Owner::Parked;
+            let disturbed = socket.end != End::Open || !socket.chain.is_empty();
+            if disturbed {
+                core.disturb(self.key);
             }
+            disturbed
         });
+        if disturbed {
+            // The keeper was woken by a task: the driver must let it run before it parks.
+            self.ring.inner.runnable.set(true);
+        }
     }
 
     pub fn progress(&self) -> Progress {
@@ -248,6 +253,7 @@ impl Socket {
 
     /// Lets the close be a reset, so that the peer cannot take what it has for all there is.
     pub fn reset_on_close(&self) {
+        self.slot(|socket| socket.resets = true);
         let _ = self.as_socket2(|socket| socket.set_linger(Some(std::time::Duration::ZERO)));
     }
 

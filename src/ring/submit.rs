@@ -3,7 +3,7 @@
 //! Asking for what is under way already changes nothing. What an operation reads or writes is
 //! moved into its slot before it is queued, and `ops` counts it until its completion.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{opcode, squeue};
@@ -112,6 +112,9 @@ impl Core {
             return;
         };
         if socket.send_error.is_some() || chunk.is_empty() {
+            if let Chunk::Heap { bytes, .. } = chunk {
+                self.recycle(bytes);
+            }
             return;
         }
         match &mut socket.sending {
@@ -151,13 +154,12 @@ impl Core {
         self.push(entry.user_data(tag(Op::Connect, key)));
     }
 
+    /// By a plain system call: the ring hands each shutdown to a worker thread (REQ_F_FORCE_ASYNC),
+    /// which costs more than the call.
     pub(super) fn shutdown(&mut self, key: Key, how: i32) {
-        let Some(socket) = self.socket(key) else {
-            return;
-        };
-        socket.ops += 1;
-        let entry = opcode::Shutdown::new(Fd(socket.fd), how).build();
-        self.push(entry.user_data(tag(Op::Control, key)));
+        let Some(socket) = self.socket(key) else { return };
+        // SAFETY: takes integers only, and the slot keeps the descriptor open.
+        unsafe { libc::shutdown(socket.fd, how) };
     }
 
     pub(super) fn accept(&mut self, key: Key) {
@@ -181,13 +183,13 @@ impl Core {
         self.push(cancel.user_data(tag(Op::Close, key)));
     }
 
-    pub(super) fn read_event(&mut self, key: Key, fd: RawFd) {
+    pub(super) fn read_event(&mut self, key: Key) {
         let Some(event) = self.event(key) else { return };
         if std::mem::replace(&mut event.armed, true) {
             return;
         }
         let memory = (&raw mut *event.count).cast::<u8>();
-        let entry = opcode::Read::new(Fd(fd), memory, 8).build();
+        let entry = opcode::Read::new(Fd(event.event.as_raw_fd()), memory, 8).build();
         self.push(entry.user_data(tag(Op::Event, key)));
     }
 
@@ -213,6 +215,16 @@ impl Core {
             self.close(key);
             return;
         }
+        // Ends what is blocked, also a send that has gone to a worker thread, where a cancel may
+        // miss it. A connection that is to be reset must not send its end first.
+        if !socket.resets {
+            self.shutdown(key, libc::SHUT_RDWR);
+        }
+        self.cancel_all(key);
+    }
+
+    pub(super) fn cancel_all(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else { return };
         socket.ops += 1;
         let everything = CancelBuilder::fd(Fd(socket.fd)).all();
         let entry = opcode::AsyncCancel2::new(everything).build();

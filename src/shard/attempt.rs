@@ -24,7 +24,7 @@ pub(super) struct Attempt {
     /// Something of an answer has come.
     heard: bool,
     parser: ResponseParser,
-    load: Load,
+    pub(super) load: Load,
 }
 
 /// What a look for the answer's head found.

@@ -20,9 +20,9 @@ use super::context::{Context, Hold, Router};
 use super::exchange::{Exchange, Link, Turn};
 use super::transport::Transport;
 use super::tunnel::Tunnel;
-use crate::http::{Framing, Method, Peer, PeerText, Reason, Request};
+use crate::http::{Framing, Method, Peer, PeerText, Reason, Request, Version};
 use crate::http1::{FieldStorage, RequestParser, encode};
-use crate::ring::{self, Chunk, End, Socket, Timer, Whose};
+use crate::ring::{self, Chunk, End, PIECE_BYTES, Socket, Timer, Whose};
 
 /// What is read and discarded of a client that is being closed (RFC 9112 section 9.6).
 const MAX_LINGER_BYTES: usize = 1 << 20;
@@ -166,6 +166,9 @@ impl Connection {
         while self.client.has_input() {
             match self.read_head() {
                 Head::Partial if self.client.progress().has_piece => {}
+                Head::Partial if self.is_too_much() => {
+                    return self.answer(Reason::Overloaded, true, false);
+                }
                 Head::Partial => break,
                 Head::Exchange(exchange) => {
                     self.awaits = Awaits::Unset;
@@ -188,6 +191,7 @@ impl Connection {
         self.client.socket().receive(true);
         self.wait_idle(match self.parser.begun() {
             true => Awaits::RestOfHead,
+            false if self.awaits == Awaits::Room && !progress.all_sent => Awaits::Room,
             false if self.context.is_closing() => Awaits::DrainsEnd,
             false => Awaits::Request,
         })
@@ -214,15 +218,21 @@ impl Connection {
     }
 
     fn idle_for_too_long(&mut self) -> bool {
-        match self.awaits {
+        let awaits = self.awaits;
+        match awaits {
             Awaits::RestOfHead => self.answer(Reason::ClientTimeout, true, false),
-            Awaits::Unset | Awaits::Request | Awaits::Room | Awaits::DrainsEnd => {
-                if !self.is_taking() {
-                    return self.gone();
-                }
-                self.awaits = Awaits::Unset;
-                false
+            // The last answer has not left yet: idle begins when it has.
+            Awaits::Unset | Awaits::Request | Awaits::DrainsEnd
+                if !self.client.progress().all_sent =>
+            {
+                self.client.socket().wake_when_sent(true);
+                self.wait_idle(Awaits::Room)
             }
+            Awaits::Room if self.is_taking() => {
+                self.awaits = Awaits::Unset;
+                self.wait_idle(Awaits::Room)
+            }
+            Awaits::Unset | Awaits::Request | Awaits::DrainsEnd | Awaits::Room => self.gone(),
         }
     }
 
@@ -231,6 +241,11 @@ impl Connection {
         let acknowledged_bytes = self.client.socket().acknowledged_bytes();
         let before = std::mem::replace(&mut self.acknowledged_bytes, acknowledged_bytes);
         !self.client.progress().all_sent && acknowledged_bytes > before
+    }
+
+    /// Whether this part of a head cannot be kept: it is large, and the shard's budget used up.
+    fn is_too_much(&self) -> bool {
+        self.client.spilled_bytes() > PIECE_BYTES && self.context.ring.is_out_of_budget()
     }
 
     /// Parses what came, and makes an exchange of it where that is possible.
@@ -288,15 +303,14 @@ impl Connection {
                 self.answer(reason, close, head_only)
             }
             Turn::Tunnel => {
-                let upstream = exchange.attempt.take().map(|attempt| attempt.transport);
+                let attempt = exchange.attempt.take();
                 self.recycle(exchange);
-                if let Some(upstream) = upstream {
-                    self.state = State::Tunnel(Box::new(Tunnel::new(upstream)));
+                if let Some(attempt) = attempt {
+                    self.state = State::Tunnel(Box::new(Tunnel::new(attempt)));
                 }
                 false
             }
-            Turn::Broken => self.reset(),
-            Turn::ClientGone => self.gone(),
+            Turn::Broken | Turn::ClientGone => self.reset(),
         }
     }
 
@@ -313,8 +327,7 @@ impl Connection {
                 true
             }
             Turn::Done { .. } => self.closing(true),
-            Turn::Broken | Turn::Answer { .. } => self.reset(),
-            Turn::ClientGone | Turn::Tunnel => self.gone(),
+            Turn::Broken | Turn::ClientGone | Turn::Answer { .. } | Turn::Tunnel => self.reset(),
         }
     }
 
@@ -384,6 +397,10 @@ impl Connection {
     }
 
     fn gone(&mut self) -> bool {
+        if !self.client.progress().all_sent {
+            // A clean end would let a part of an answer look like the whole.
+            self.client.socket().reset_on_close();
+        }
         self.state = State::Gone;
         false
     }
@@ -399,7 +416,9 @@ fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
     let (context, router) = (link.context, link.router);
     let has_body =
         request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
-    let close = !request.facts.persistent || has_body || context.is_closing();
+    // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
+    let persistent = request.facts.persistent && request.version == Version::Http11;
+    let close = !persistent || has_body || context.is_closing();
     let head_only = request.method == Method::Head;
     let refused = |reason, close| Head::Refused { reason, close, head_only };
     if request.method == Method::Connect {

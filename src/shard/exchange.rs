@@ -98,9 +98,10 @@ pub(super) struct Exchange {
     phase: Phase,
     deadline: Duration,
     request_deadline: Duration,
-    /// Body bytes moved when the deadline was set, and acknowledged when it was last looked at.
+    /// Body bytes moved when the deadline was set.
     moved_bytes: u64,
-    acknowledged_bytes: u64,
+    /// What the upstream and the client had acknowledged when that was last looked at.
+    taken_bytes: [u64; 2],
 }
 
 impl Exchange {
@@ -133,7 +134,7 @@ impl Exchange {
             deadline: NEVER,
             request_deadline,
             moved_bytes: 0,
-            acknowledged_bytes: 0,
+            taken_bytes: [0; 2],
         }
     }
 
@@ -176,7 +177,7 @@ impl Exchange {
                 Look::Again => {}
                 Look::Turn(turn) => return turn,
                 Look::Failed(reason) => {
-                    if let Some(turn) = self.fail(reason) {
+                    if let Some(turn) = self.fail(reason, link) {
                         return turn;
                     }
                 }
@@ -197,6 +198,10 @@ impl Exchange {
             return Look::Failed(Reason::NoEndpoint);
         };
         self.rules.attempt_begun();
+        self.upload_lost = false;
+        self.half_closed = false;
+        self.phase = Phase::New;
+        self.taken_bytes = [0; 2];
         let fresh = std::mem::replace(&mut self.fresh, false);
         let begun = Attempt::begin(&self.upstream, endpoint, fresh, now, &context.ring, link.waker);
         match begun {
@@ -251,7 +256,7 @@ impl Exchange {
         };
         if self.rules.response_has_begun() {
             let ring = &link.context.ring;
-            return match self.download.step(&mut attempt.transport, client, ring, link.waker) {
+            return match self.download.step(&mut attempt.transport, client, ring) {
                 Pumped::Waiting => Look::Wait,
                 Pumped::Ended => self.finish(link),
                 Pumped::SinkLost => Look::Turn(Turn::ClientGone),
@@ -280,7 +285,7 @@ impl Exchange {
         }
         self.expects = false;
         let ring = &link.context.ring;
-        let pumped = self.upload.step(client, &attempt.transport, ring, link.waker);
+        let pumped = self.upload.step(client, &attempt.transport, ring);
         if self.upload.moved_bytes > 0 {
             self.rules.body_forwarded();
         }
@@ -314,8 +319,16 @@ impl Exchange {
     }
 
     /// Ends the attempt. `None`: the request is to be tried again.
-    fn fail(&mut self, reason: Reason) -> Option<Turn> {
-        let endpoint = self.attempt.take().map(|attempt| attempt.endpoint);
+    fn fail(&mut self, reason: Reason, link: &Link<'_>) -> Option<Turn> {
+        let endpoint = self.attempt.as_ref().map(|attempt| attempt.endpoint);
+        if let Some(mut attempt) = self.attempt.take()
+            && matches!(
+                reason,
+                Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed
+            )
+        {
+            attempt.load.unreachable(link.context.clock());
+        }
         match self.rules.on_failure(reason) {
             Verdict::Again => {
                 match reason {
@@ -332,10 +345,13 @@ impl Exchange {
     /// Minds what the client does while its request is out: more requests are kept, up to a bound;
     /// its half-close is passed on (DESIGN section 5).
     fn watch_client(&mut self, client: &mut Transport) {
-        if !self.upload.is_ended() && !self.upload_lost && !self.expects {
+        let connected = self.attempt.as_ref().is_some_and(|attempt| !attempt.connecting);
+        let uploading = !self.upload.is_ended() && !self.upload_lost && !self.expects;
+        if uploading && connected {
+            // The pump minds the client.
             return;
         }
-        if client.spilled_bytes() > MAX_PIPELINED_BYTES {
+        if client.spilled_bytes() > MAX_PIPELINED_BYTES || uploading {
             client.hold_back();
         } else {
             client.absorb();
@@ -346,7 +362,7 @@ impl Exchange {
             return;
         }
         let Some(attempt) = &self.attempt else { return };
-        if attempt.connecting {
+        if !connected {
             return;
         }
         if !attempt.transport.progress().all_sent {
@@ -400,7 +416,7 @@ impl Exchange {
     fn overdue(&mut self, client: &mut Transport, link: &Link<'_>) -> Option<Turn> {
         let now = link.context.ring.now();
         if now >= self.request_deadline {
-            return self.fail(Reason::RequestTimeout);
+            return self.fail(Reason::RequestTimeout, link);
         }
         if now < self.deadline {
             link.timer.set(self.deadline.min(self.request_deadline));
@@ -411,8 +427,8 @@ impl Exchange {
         self.phase = Phase::New;
         match phase {
             Phase::New => None,
-            Phase::Connect => self.fail(Reason::ConnectTimeout),
-            Phase::Answer => self.fail(Reason::AttemptTimeout),
+            Phase::Connect => self.fail(Reason::ConnectTimeout, link),
+            Phase::Answer => self.fail(Reason::AttemptTimeout, link),
             Phase::Expect => {
                 let mut out = link.context.ring.buffer();
                 encode::continue_100(&mut out);
@@ -425,29 +441,33 @@ impl Exchange {
                 let upstream = self.attempt.as_ref().map(|attempt| &attempt.transport);
                 match upstream {
                     Some(upstream) if !upstream.progress().all_sent => {
-                        let acknowledged_bytes = upstream.socket().acknowledged_bytes();
-                        match self.moves(acknowledged_bytes) {
+                        let taken_bytes = upstream.socket().acknowledged_bytes();
+                        match takes(&mut self.taken_bytes[0], taken_bytes) {
                             true => None,
-                            false => self.fail(Reason::AttemptTimeout),
+                            false => self.fail(Reason::AttemptTimeout, link),
                         }
                     }
-                    _ => self.fail(Reason::ClientTimeout),
+                    _ => self.fail(Reason::ClientTimeout, link),
                 }
             }
-            Phase::Download if client.progress().all_sent => self.fail(Reason::AttemptTimeout),
-            Phase::Download => match self.moves(client.socket().acknowledged_bytes()) {
-                true => None,
-                false => Some(Turn::ClientGone),
-            },
+            Phase::Download if client.progress().all_sent => {
+                self.fail(Reason::AttemptTimeout, link)
+            }
+            Phase::Download => {
+                let taken_bytes = client.socket().acknowledged_bytes();
+                match takes(&mut self.taken_bytes[1], taken_bytes) {
+                    true => None,
+                    false => Some(Turn::ClientGone),
+                }
+            }
         }
     }
+}
 
-    /// Whether a slow peer has taken anything since this was last asked: a large buffer takes long
-    /// to leave through a narrow path.
-    fn moves(&mut self, acknowledged_bytes: u64) -> bool {
-        let before = std::mem::replace(&mut self.acknowledged_bytes, acknowledged_bytes);
-        acknowledged_bytes > before
-    }
+/// Whether a slow peer has taken anything since this was last asked: a large buffer takes long to
+/// leave through a narrow path.
+fn takes(before: &mut u64, taken_bytes: u64) -> bool {
+    std::mem::replace(before, taken_bytes) < taken_bytes
 }
 
 fn reason_of_body(error: BodyError) -> Reason {

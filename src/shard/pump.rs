@@ -3,15 +3,14 @@
 //! Backpressure: the next receive follows the last send, so a stream holds one buffer and what its
 //! peer has not taken. Small bodies come in the ring's pieces and are copied; a body of which much
 //! is to come is received into a leased buffer, framed where it lies and sent from there. With the
-//! budget used up, a stream waits in line for a lease and its peer for the stream.
+//! budget used up it goes on in pieces: beyond the budget a stream holds two of them at most.
 
 use std::ops::Range;
-use std::task::Waker;
 
 use super::transport::Transport;
 use crate::http::Framing;
 use crate::http1::{BodyDecoder, BodyEncoder, BodyError};
-use crate::ring::{Chunk, End, Lease, PIECE_BYTES, Ring, Waiting};
+use crate::ring::{Chunk, End, Lease, PIECE_BYTES, Ring};
 
 /// Up to here a body is received in pieces even though its length is known.
 const SMALL_BODY_BYTES: u64 = 4 * PIECE_BYTES as u64;
@@ -46,8 +45,6 @@ pub(super) struct Pump {
     filled: bool,
     ended: bool,
     pub(super) moved_bytes: u64,
-    /// In line for a lease.
-    waiting: Option<Waiting>,
 }
 
 impl Pump {
@@ -61,7 +58,6 @@ impl Pump {
             filled: false,
             ended: decoder.is_ended(),
             moved_bytes: 0,
-            waiting: None,
             decoder,
         }
     }
@@ -87,13 +83,8 @@ impl Pump {
         Ok(payload.consumed)
     }
 
-    pub(super) fn step(
-        &mut self,
-        from: &mut Transport,
-        to: &Transport,
-        ring: &Ring,
-        waker: &Waker,
-    ) -> Pumped {
+    /// Moves what can be moved.
+    pub(super) fn step(&mut self, from: &mut Transport, to: &Transport, ring: &Ring) -> Pumped {
         if self.ended {
             return Pumped::Ended;
         }
@@ -130,7 +121,7 @@ impl Pump {
             None => {}
         }
         to.socket().wake_when_sent(true);
-        self.arm(from, to, ring, waker);
+        self.arm(from, to, ring);
         Pumped::Waiting
     }
 
@@ -186,29 +177,20 @@ impl Pump {
     }
 
     /// Asks for more, where nothing is under way and the sink keeps up.
-    fn arm(&mut self, from: &mut Transport, to: &Transport, ring: &Ring, waker: &Waker) {
+    fn arm(&mut self, from: &mut Transport, to: &Transport, ring: &Ring) {
+        if self.large && from.progress().receiving_many {
+            from.socket().stop_receiving();
+        }
         let source = from.progress();
-        if source.receiving {
-            if self.large && source.receiving_many {
-                from.socket().stop_receiving();
-            }
+        // A head or a piece under way does not hold the body up; a lease does.
+        let sink = to.progress();
+        let busy = source.receiving || source.has_filled;
+        if busy || source.end != End::Open || sink.sending_lease || !sink.can_send {
             return;
         }
         if from.socket().take_recalled() {
             // It rests: a piece will show when it goes on.
             self.large = false;
-        }
-        // A head or a piece under way does not hold the body up; a lease does.
-        let sink = to.progress();
-        if source.end != End::Open || source.has_filled || sink.sending_lease || !sink.can_send {
-            return;
-        }
-        if !self.large {
-            from.socket().receive(false);
-            return;
-        }
-        if self.waiting.as_ref().is_some_and(|waiting| !waiting.is_over()) {
-            return;
         }
         let left = match self.exact {
             true => self.decoder.hint().map_or(usize::MAX, |left| left as usize),
@@ -216,13 +198,13 @@ impl Pump {
             false if self.filled => usize::MAX - ROOM,
             false => USUAL_BYTES,
         };
-        match ring.lease(left.saturating_add(ROOM)) {
+        let lease = if self.large { ring.lease(left.saturating_add(ROOM)) } else { None };
+        match lease {
             Some(lease) => {
-                self.waiting = None;
                 let room = lease.len() - ROOM;
                 from.socket().fill(lease, BodyEncoder::HEADROOM, room.min(left));
             }
-            None => self.waiting = Some(ring.wait_for_lease(waker.clone())),
+            None => from.socket().receive(false),
         }
     }
 }

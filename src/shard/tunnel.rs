@@ -1,12 +1,16 @@
 //! A connection that was switched to another protocol: bytes both ways until both ends are done.
 
+use super::attempt::Attempt;
 use super::exchange::{Link, Turn};
 use super::pump::{Pump, Pumped};
 use super::transport::Transport;
+use super::upstream::Load;
 use crate::http::Framing;
 
 pub(super) struct Tunnel {
     upstream: Transport,
+    /// A tunnel is load on its endpoint for as long as it lasts.
+    _load: Load,
     up: Pump,
     down: Pump,
     up_closed: bool,
@@ -15,10 +19,11 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(upstream: Transport) -> Tunnel {
+    pub(super) fn new(attempt: Attempt) -> Tunnel {
         let pump = || Pump::new(Framing::UntilClose, Framing::UntilClose, None);
         Tunnel {
-            upstream,
+            upstream: attempt.transport,
+            _load: attempt.load,
             up: pump(),
             down: pump(),
             up_closed: false,
@@ -33,8 +38,8 @@ impl Tunnel {
         if link.timer.has_fired() && self.moved_bytes == Some(moved_bytes) {
             return Turn::ClientGone;
         }
-        let up = self.up.step(client, &self.upstream, ring, link.waker);
-        let down = self.down.step(&mut self.upstream, client, ring, link.waker);
+        let up = self.up.step(client, &self.upstream, ring);
+        let down = self.down.step(&mut self.upstream, client, ring);
         for pumped in [up, down] {
             match pumped {
                 Pumped::Waiting | Pumped::Ended => {}

@@ -152,25 +152,32 @@ pub(super) struct Load {
     upstream: Rc<Upstream>,
     endpoint: usize,
     started: Duration,
-    /// When the answer's head came, and now if it did not.
-    answered: Option<Duration>,
+    /// When the attempt was decided, and the latency that the balancer is told.
+    outcome: Option<(Duration, Duration)>,
 }
 
 impl Load {
     pub(super) fn new(upstream: &Rc<Upstream>, endpoint: usize, now: Duration) -> Load {
         upstream.balancer.borrow_mut().started(endpoint);
-        Load { upstream: upstream.clone(), endpoint, started: now, answered: None }
+        Load { upstream: upstream.clone(), endpoint, started: now, outcome: None }
     }
 
+    /// The answer's head has come.
     pub(super) fn answered(&mut self, now: Duration) {
-        self.answered = Some(now);
+        self.outcome = Some((now, now.saturating_sub(self.started)));
+    }
+
+    /// There was no connection to be had. Counts as if it had taken all the time that it may: an
+    /// endpoint that answers nothing must not look like the fastest.
+    pub(super) fn unreachable(&mut self, now: Duration) {
+        self.outcome = Some((now, self.upstream.timeouts.connect));
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let rtt = self.answered.map(|now| now.saturating_sub(self.started));
-        let now = self.answered.unwrap_or(self.started);
-        self.upstream.balancer.borrow_mut().finished(self.endpoint, now, rtt);
+        let now = self.outcome.map_or(self.started, |(now, _)| now);
+        let latency = self.outcome.map(|(_, latency)| latency);
+        self.upstream.balancer.borrow_mut().finished(self.endpoint, now, latency);
     }
 }
