@@ -134,6 +134,9 @@ impl Connection {
 
     /// Does what can be done now. `false`: the connection is over.
     fn step(&mut self) -> bool {
+        if self.context.is_over() {
+            return self.break_off();
+        }
         loop {
             let waits = match std::mem::replace(&mut self.state, State::Gone) {
                 State::Idle => self.idle(),
@@ -394,6 +397,14 @@ impl Connection {
         self.client.socket().receive(true);
         self.state = State::Closing { half_closed, discarded_bytes };
         true
+    }
+
+    /// The drain has ended before this connection did.
+    fn break_off(&mut self) -> bool {
+        match self.state {
+            State::Exchanging(_) | State::Tunnel(_) => self.reset(),
+            State::Idle | State::Closing { .. } | State::Gone => self.gone(),
+        }
     }
 
     fn gone(&mut self) -> bool {

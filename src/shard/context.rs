@@ -135,6 +135,11 @@ impl Context {
         self.drain.get().is_some_and(|drain| drain.closes <= self.ring.now())
     }
 
+    /// Whether the time for a drain is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.drain.get().is_some_and(|drain| drain.ends <= self.ring.now())
+    }
+
     /// Whether listeners close.
     pub(super) fn is_turning_away(&self) -> bool {
         self.drain.get().is_some_and(|drain| drain.begins <= self.ring.now())

@@ -21,10 +21,10 @@ use super::transport::Transport;
 use super::upstream::Upstream;
 use crate::http::{self, Framing, Reason, Request, Verdict};
 use crate::http1::{BodyError, encode};
-use crate::ring::{Chunk, End, Timer};
+use crate::ring::{Chunk, End, PIECE_BYTES, Timer};
 
 /// What of later requests is read while an earlier one is under way.
-const MAX_PIPELINED_BYTES: usize = 64 << 10;
+const MAX_PIPELINED_BYTES: usize = 16 << 10;
 /// No deadline.
 const NEVER: Duration = Duration::MAX;
 
@@ -182,7 +182,7 @@ impl Exchange {
                     }
                 }
                 Look::Wait => {
-                    self.watch_client(client);
+                    self.watch_client(client, link);
                     self.set_deadline(link);
                     return Turn::Wait;
                 }
@@ -344,18 +344,23 @@ impl Exchange {
 
     /// Minds what the client does while its request is out: more requests are kept, up to a bound;
     /// its half-close is passed on (DESIGN section 5).
-    fn watch_client(&mut self, client: &mut Transport) {
+    fn watch_client(&mut self, client: &mut Transport, link: &Link<'_>) {
         let connected = self.attempt.as_ref().is_some_and(|attempt| !attempt.connecting);
         let uploading = !self.upload.is_ended() && !self.upload_lost && !self.expects;
         if uploading && connected {
             // The pump minds the client.
             return;
         }
-        if client.spilled_bytes() > MAX_PIPELINED_BYTES || uploading {
+        let most = match link.context.ring.is_out_of_budget() {
+            true => PIECE_BYTES,
+            false => MAX_PIPELINED_BYTES,
+        };
+        if client.spilled_bytes() > most || uploading {
             client.hold_back();
         } else {
             client.absorb();
-            client.socket().receive(true);
+            // One piece: many could bring far more than the bound before the next look.
+            client.socket().receive(false);
         }
         let progress = client.progress();
         if progress.end != End::Closed || self.half_closed || !self.upload.is_ended() {

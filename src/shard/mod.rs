@@ -138,7 +138,8 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
     let waker = ring::current_waker().await;
     context.set_control(waker.clone());
     let timer = context.ring.timer(waker.clone());
-    let mailbox = mailbox.open(&context.ring, waker);
+    let mailbox = mailbox.open(&context.ring, waker.clone());
+    let mut over = false;
     loop {
         while let Some(command) = mailbox.take() {
             match command {
@@ -151,7 +152,14 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
         }
         if let Some(drain) = context.drain() {
             let now = context.ring.now();
-            if context.held() == 0 || now >= drain.ends {
+            if context.held() > 0 && now >= drain.ends && !std::mem::replace(&mut over, true) {
+                // Each connection breaks off by itself, so that none takes a part for the whole.
+                context.ring.wake_all();
+                context.ring.wake(&waker);
+                ring::wait().await;
+                continue;
+            }
+            if context.held() == 0 || over {
                 context.upstreams.iter().for_each(|upstream| upstream.close_idle());
                 context.ring.stop();
                 return;
