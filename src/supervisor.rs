@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -50,6 +51,7 @@ impl std::error::Error for RunError {}
 pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     ring::probe(config.runtime.shards.len()).map_err(|why| RunError(why.to_string()))?;
     die_with_any_shard();
+    keep_to(&config.runtime.control_cores)?;
     let (events, inbox) = unbounded();
     listen_to_signals(events.clone())?;
     let config = Arc::new(config);
@@ -107,6 +109,18 @@ fn start_shards(
         shards.push(shard.map_err(|why| RunError(format!("shard {number}: {why}")))?);
     }
     Ok((commands, shards))
+}
+
+/// Confines this thread, and those that it starts, to the control cores. Shards are pinned by their
+/// executors.
+fn keep_to(cores: &[usize]) -> Result<(), RunError> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set)
+        .map_err(|error| RunError(format!("cannot run control threads on {cores:?}: {error}")))
 }
 
 /// A panic on any thread ends the process: the message, then exit 1.

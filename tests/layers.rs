@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
@@ -49,6 +49,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("tokio", &["admin", "demo"]),
     ("http_body", &["demo"]),
     ("serde_json", &["admin"]),
+    ("rustix", &["supervisor"]),
     ("signal_hook", &["supervisor"]),
 ];
 

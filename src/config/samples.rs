@@ -92,6 +92,13 @@ fn demo_is_what_the_issue_promises() {
 }
 
 #[test]
+fn bench_is_one_core_on_the_port_that_the_readme_names() {
+    let config = parse(&sample("bench.yaml"));
+    assert_eq!(config.runtime.shards.len(), 1);
+    assert_eq!(config.routers[0].servers[0].address.port(), 8080);
+}
+
+#[test]
 fn per_core_overrides_reach_their_shards() {
     let runtime = parse(&sample("per-core.yaml")).runtime;
     let of = |at: usize| {
