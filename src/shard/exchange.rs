@@ -151,6 +151,11 @@ impl Exchange {
         Ok(taken)
     }
 
+    /// Whether the request came whole with its head.
+    pub(super) fn came_whole(&self) -> bool {
+        self.upload.is_ended()
+    }
+
     /// Gives back what an exchange that is over has kept.
     pub(super) fn clear(&mut self, context: &Context) {
         self.attempt = None;
