@@ -268,6 +268,7 @@ impl Connection {
             router: &self.router,
             waker: &self.waker,
             timer: &self.timer,
+            many: self.small_requests >= SMALL_REQUESTS,
         };
         let (parser, peer) = (&mut self.parser, &self.peer);
         self.client.with_input(|bytes| {
@@ -297,6 +298,7 @@ impl Connection {
             router: &self.router,
             waker: &self.waker,
             timer: &self.timer,
+            many: self.small_requests >= SMALL_REQUESTS,
         };
         match exchange.step(&mut self.client, &link) {
             Turn::Wait => {
@@ -333,6 +335,7 @@ impl Connection {
             router: &self.router,
             waker: &self.waker,
             timer: &self.timer,
+            many: self.small_requests >= SMALL_REQUESTS,
         };
         match tunnel.step(&mut self.client, &link) {
             Turn::Wait => {

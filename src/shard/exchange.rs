@@ -34,6 +34,8 @@ pub(super) struct Link<'a> {
     pub(super) router: &'a Router,
     pub(super) waker: &'a Waker,
     pub(super) timer: &'a Timer,
+    /// The client sends small requests: arm for many receives.
+    pub(super) many: bool,
 }
 
 /// What the connection is to do.
@@ -364,8 +366,7 @@ impl Exchange {
             client.hold_back();
         } else {
             client.absorb();
-            // One piece: many could bring far more than the bound before the next look.
-            client.socket().receive(false);
+            client.socket().receive(link.many);
         }
         let progress = client.progress();
         if progress.end != End::Closed || self.half_closed || !self.upload.is_ended() {
