@@ -91,6 +91,8 @@ pub(super) struct Exchange {
     pub(super) expects: bool,
     /// The upstream takes no more of the body, but may still answer.
     upload_lost: bool,
+    /// Nothing more is received of the client: it had sent too much ahead.
+    deaf: bool,
     /// The client's half-close has been passed on.
     half_closed: bool,
     /// The endpoint that the next attempt is to leave out.
@@ -129,6 +131,7 @@ impl Exchange {
             asks_upgrade,
             expects: facts.expect_continue,
             upload_lost: false,
+            deaf: false,
             half_closed: false,
             avoid: None,
             fresh: false,
@@ -358,11 +361,14 @@ impl Exchange {
             // The pump minds the client.
             return;
         }
-        let most = match link.context.ring.is_out_of_budget() {
-            true => PIECE_BYTES,
-            false => MAX_PIPELINED_BYTES,
-        };
-        if client.spilled_bytes() > most || uploading {
+        let kept = client.spilled_bytes();
+        if !uploading && kept > PIECE_BYTES / 2 && link.context.ring.is_out_of_budget() {
+            // Memory is short: what was sent ahead is dropped, and so is the connection once this
+            // request is answered. Who pipelines has to be ready for that (RFC 9112 9.3.2).
+            client.discard();
+            self.rules.client_spent();
+            self.deaf = true;
+        } else if kept > MAX_PIPELINED_BYTES || uploading || self.deaf {
             client.hold_back();
         } else {
             client.absorb();

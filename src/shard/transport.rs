@@ -86,6 +86,12 @@ impl Transport {
         self.socket.stop_receiving();
     }
 
+    /// Drops what has come, and lets no more come for now.
+    pub(super) fn discard(&mut self) {
+        self.hold_back();
+        self.consume(self.spilled_bytes());
+    }
+
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if self.spill.capacity() == 0 {
             self.spill = self.ring.buffer();

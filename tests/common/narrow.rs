@@ -13,7 +13,7 @@ const RECEIVE_BYTES: usize = 8 << 10;
 const SEGMENT_BYTES: u32 = 1000;
 
 /// Connects with small buffers on both sides.
-pub fn narrow(address: SocketAddr) -> Wire {
+pub(crate) fn narrow(address: SocketAddr) -> Wire {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(RECEIVE_BYTES).expect("a small buffer");
     socket.set_tcp_mss(SEGMENT_BYTES).expect("small segments");
