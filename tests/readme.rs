@@ -14,7 +14,7 @@ use ringlane::http::Reason;
 
 const RINGLANE: &str = env!("CARGO_BIN_EXE_ringlane");
 /// Options of cargo, of its test harness and of proxybench.
-const OPTIONS_OF_OTHERS: [&str; 11] = [
+const OPTIONS_OF_OTHERS: [&str; 13] = [
     "--release",
     "--workspace",
     "--bench",
@@ -26,6 +26,8 @@ const OPTIONS_OF_OTHERS: [&str; 11] = [
     "--proxy",
     "--rounds",
     "--conns",
+    "--body",
+    "--idle",
 ];
 
 #[test]
