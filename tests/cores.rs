@@ -1,10 +1,10 @@
-//! Which core each thread of the process may run on.
+//! Which core each thread of the process may run on, and what shards do for each other.
 
 mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Origin, Proxy, config, ok};
+use common::{Origin, Proxy, both, config, ok};
 
 /// The cores that each thread of a process may use, by the thread's name.
 fn allowed(pid: u32) -> BTreeMap<String, Vec<String>> {
@@ -41,4 +41,30 @@ fn shards_and_control_threads_keep_to_their_cores() {
     let shards = of("shard");
     assert!(shards.len() >= 2 && shards.iter().all(|cores| cores == "0"), "{threads:?}");
     proxy.stop();
+}
+
+/// SO_REUSEPORT places connections by a hash; those that a full shard gets go where there is room.
+#[test]
+fn a_full_shard_hands_over_until_every_shard_is_full() {
+    const EACH: usize = 2;
+    both(|cores| {
+        let origin = Origin::answering(|_| ok("here"));
+        let yaml = config(&[origin.address], "", "");
+        let runtime = format!("drain_ms: 300, shard: {{max_connections: {EACH}}}");
+        let proxy = Proxy::start_with(&runtime, &yaml, cores);
+        let shards = cores.split(',').count();
+        let mut held = Vec::new();
+        for number in 0..EACH * shards {
+            let mut client = proxy.connect();
+            assert_eq!(client.get("/").status(), 200, "connection {number}");
+            held.push(client);
+        }
+        let mut surplus = proxy.connect();
+        assert_eq!(surplus.answer().status(), 503);
+        surplus.expect_end();
+        for client in &mut held {
+            assert_eq!(client.get("/").text(), "here", "the others are served as before");
+        }
+        proxy.stop();
+    });
 }
