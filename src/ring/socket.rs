@@ -275,6 +275,13 @@ impl Socket {
         }
     }
 
+    /// Whether bytes wait in the kernel that no receive has brought yet.
+    pub fn has_unread(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: FIONREAD writes one int, and the slot keeps the descriptor open.
+        unsafe { libc::ioctl(self.fd, libc::FIONREAD, &raw mut bytes) == 0 && bytes > 0 }
+    }
+
     pub fn peer_address(&self) -> Option<std::net::SocketAddr> {
         self.as_socket2(|socket| socket.peer_addr().ok()?.as_socket())
     }

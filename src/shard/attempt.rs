@@ -86,7 +86,7 @@ impl Attempt {
     }
 
     /// What it means that the connection ended before an answer's head.
-    fn lost(&self) -> Reason {
+    pub(super) fn lost(&self) -> Reason {
         match self.reused && !self.heard {
             true => Reason::ReusedClosed,
             false => Reason::UpstreamReset,

@@ -245,6 +245,14 @@ impl Connection {
                 self.awaits = Awaits::Unset;
                 self.wait_idle(Awaits::Room)
             }
+            // A request has come in time, and only its completion has not: a turn that took long,
+            // or a process that was held up, may see its timers first.
+            Awaits::Unset | Awaits::Request | Awaits::DrainsEnd
+                if self.client.socket().has_unread() =>
+            {
+                self.awaits = Awaits::Unset;
+                self.wait_idle(Awaits::Request)
+            }
             Awaits::Unset | Awaits::Request | Awaits::DrainsEnd | Awaits::Room => self.gone(),
         }
     }

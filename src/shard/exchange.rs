@@ -258,6 +258,10 @@ impl Exchange {
 
     /// The upstream is connected: both directions.
     fn talk(&mut self, client: &mut Transport, link: &Link<'_>) -> Look {
+        // Before any more of the body goes to an upstream that has gone: it may still be whole here.
+        if let Some(reason) = self.lost_unheard() {
+            return Look::Failed(reason);
+        }
         if let Some(reason) = self.send_body(client, link) {
             return Look::Failed(reason);
         }
@@ -282,6 +286,13 @@ impl Exchange {
             Answered::Switched => Look::Turn(Turn::Tunnel),
             Answered::Failed(reason) => Look::Failed(reason),
         }
+    }
+
+    /// Whether the upstream ended without a byte of an answer.
+    fn lost_unheard(&self) -> Option<Reason> {
+        let attempt = self.attempt.as_ref()?;
+        let awaited = !self.rules.response_has_begun();
+        (awaited && attempt.transport.has_ended().is_some()).then(|| attempt.lost())
     }
 
     /// Moves the request's body. Says what is wrong with it, or with the client that sends it.
@@ -361,8 +372,10 @@ impl Exchange {
             // The pump minds the client.
             return;
         }
+        client.absorb();
         let kept = client.spilled_bytes();
-        if !uploading && kept > PIECE_BYTES / 2 && link.context.ring.is_out_of_budget() {
+        let ahead = self.rules.request_has_ended() && kept > PIECE_BYTES / 2;
+        if ahead && link.context.ring.is_out_of_budget() {
             // Memory is short: what was sent ahead is dropped, and so is the connection once this
             // request is answered. Who pipelines has to be ready for that (RFC 9112 9.3.2).
             client.discard();
@@ -371,7 +384,6 @@ impl Exchange {
         } else if kept > MAX_PIPELINED_BYTES || uploading || self.deaf {
             client.hold_back();
         } else {
-            client.absorb();
             client.socket().receive(link.many);
         }
         let progress = client.progress();
