@@ -258,7 +258,7 @@ impl Exchange {
 
     /// The upstream is connected: both directions.
     fn talk(&mut self, client: &mut Transport, link: &Link<'_>) -> Look {
-        // Before any more of the body goes to an upstream that has gone: it may still be whole here.
+        // Before more of the body goes to an upstream that has gone: it may still be whole here.
         if let Some(reason) = self.lost_unheard() {
             return Look::Failed(reason);
         }
