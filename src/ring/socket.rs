@@ -5,7 +5,7 @@
 //! under way already changes nothing, so a task may ask at every step.
 
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{IntoRawFd, RawFd};
 use std::task::Waker;
 
 use socket2::{Domain, SockAddr, SockRef, Type};
@@ -298,12 +298,6 @@ impl Socket {
 
     fn slot<T>(&self, look: impl FnOnce(&mut SocketSlot) -> T) -> T {
         self.core(|core| look(core.socket(self.key).expect("a socket has its slot")))
-    }
-}
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd
     }
 }
 
