@@ -20,6 +20,8 @@ pub mod http;
 pub mod http1;
 pub mod policy;
 
+pub mod telemetry;
+
 pub mod ring;
 pub mod shard;
 

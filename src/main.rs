@@ -65,7 +65,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(path) => read(path).map_err(Failure::Config)?,
         None => ("demo.yaml".to_owned(), DEMO.to_owned()),
     };
-    let config = Config::from_yaml(&text, &origin, &host)
+    let config = Config::from_yaml(&text, &origin, &host, &[])
         .map_err(|errors| Failure::Config(errors.to_string()))?;
     if arguments.check {
         say(&format!("{origin}: ok ({})", summary(&config)));

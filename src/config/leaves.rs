@@ -121,6 +121,24 @@ impl Check<'_> {
         }
     }
 
+    pub(super) fn flag(&mut self, at: &Path, leaf: &Leaf, default: bool) -> bool {
+        let Some(value) = leaf else { return default };
+        value.as_bool().unwrap_or_else(|| {
+            self.refuse(at, "wrong type", value, "true or false");
+            default
+        })
+    }
+
+    /// Whether a section was switched off by a word in its place.
+    pub(super) fn is_off(&mut self, word: Option<&str>, at: &Path) -> bool {
+        let Some(word) = word else { return false };
+        if word != "off" {
+            let wrong = format!("unknown word ({word:?})");
+            self.report.value(at, wrong, "off, or a mapping");
+        }
+        true
+    }
+
     /// A name that ends up in logs and as a metric label.
     pub(super) fn name(&mut self, at: &Path, text: &str) {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);

@@ -20,8 +20,10 @@
 //!
 //! Nothing here binds, resolves or opens anything: a `Config` may still fail to start.
 
+mod admin;
 mod cores;
 mod errors;
+mod exporters;
 mod leaves;
 mod near;
 mod raw;
@@ -29,6 +31,7 @@ mod routers;
 mod runtime;
 mod services;
 mod shape;
+mod telemetry;
 mod validate;
 mod yaml;
 
@@ -45,6 +48,7 @@ use std::time::Duration;
 
 pub use cores::Host;
 pub use errors::{Errors, Issue};
+pub use exporters::{ExporterKey, ExporterSettings, ExporterSpec, Shape};
 
 /// Everything that the program was told. Routes refer to services by index.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +56,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// `None`: `admin: off`.
     pub admin: Option<Admin>,
+    /// `None`: `telemetry: off`.
+    pub telemetry: Option<Telemetry>,
     /// At least one.
     pub routers: Vec<Router>,
     /// At least one, with names that differ.
@@ -87,6 +93,52 @@ pub struct ShardSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     pub address: SocketAddr,
+    /// Which of the three categories of requests are served.
+    pub ui: bool,
+    pub control: bool,
+    pub diagnostics: bool,
+    /// What `Authorization: Bearer` must say; `None`: whoever reaches the port may use it.
+    pub token: Option<String>,
+    /// `None`: everything that is not denied.
+    pub allow: Option<Vec<PathPattern>>,
+    pub deny: Vec<PathPattern>,
+}
+
+/// A path, or all that begin with one: `/admin/ping`, `/admin/metrics*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    text: String,
+}
+
+impl PathPattern {
+    /// `None`: it begins with no slash, or has a star that is not its end.
+    pub fn new(text: &str) -> Option<PathPattern> {
+        let path = text.strip_suffix('*').unwrap_or(text);
+        let fits = path.starts_with('/') && !path.contains('*');
+        fits.then(|| PathPattern { text: text.to_owned() })
+    }
+
+    pub fn matches(&self, path: &str) -> bool {
+        match self.text.strip_suffix('*') {
+            Some(beginning) => path.starts_with(beginning),
+            None => path == self.text,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telemetry {
+    /// How often a shard sends what it counted.
+    pub flush_interval: Duration,
+    /// Label values of one scope, beyond which there is `other`.
+    pub max_series: usize,
+    /// How long the series of what is no longer configured stay.
+    pub series_ttl: Duration,
+    pub exporters: Vec<ExporterSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -206,14 +258,20 @@ pub struct Pool {
 impl Config {
     /// Reads a configuration, or says everything that is wrong with it. `origin` is what errors
     /// call the text: a file name or `<stdin>`.
-    pub fn from_yaml(text: &str, origin: &str, host: &Host) -> Result<Config, Errors> {
+    /// `exporters` are the kinds that it may name.
+    pub fn from_yaml(
+        text: &str,
+        origin: &str,
+        host: &Host,
+        exporters: &[&'static ExporterSpec],
+    ) -> Result<Config, Errors> {
         let document = yaml::parse(text).map_err(|issue| Errors::new(origin, vec![issue]))?;
         let mut report = errors::Report::new(document.marks);
         for duplicate in document.duplicates {
             report.push(duplicate);
         }
         let root = shape::read(document.value, &mut report);
-        let config = validate::config(&root, host, &mut report);
+        let config = validate::config(&root, host, exporters, &mut report);
         let issues = report.into_issues();
         if issues.is_empty() { Ok(config) } else { Err(Errors::new(origin, issues)) }
     }

@@ -24,6 +24,7 @@ pub(super) type List<T> = Option<Vec<Section<T>>>;
 pub(super) struct Root {
     pub(super) runtime: Section<Runtime>,
     pub(super) admin: Section<Admin>,
+    pub(super) telemetry: Section<Telemetry>,
     pub(super) routers: List<Router>,
     pub(super) services: Named<Service>,
 }
@@ -69,6 +70,31 @@ pub(super) struct Admin {
     pub(super) word: Option<String>,
     pub(super) ip: Leaf,
     pub(super) port: Leaf,
+    pub(super) token: Leaf,
+    pub(super) categories: Section<Categories>,
+    pub(super) allow: Option<Vec<Leaf>>,
+    pub(super) deny: Option<Vec<Leaf>>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Categories {
+    pub(super) ui: Leaf,
+    pub(super) control: Leaf,
+    pub(super) diagnostics: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Telemetry {
+    /// `telemetry: off`, or any other text in place of the section.
+    #[serde(skip)]
+    pub(super) word: Option<String>,
+    pub(super) flush_interval_ms: Leaf,
+    pub(super) max_series: Leaf,
+    pub(super) series_ttl_ms: Leaf,
+    /// Mappings whose keys depend on the kind: `exporters` reads them by the kinds' own tables.
+    pub(super) exporters: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -178,14 +204,23 @@ impl Short for Endpoint {
 }
 
 impl Short for Admin {
-    const SHAPES: &'static str = "a mapping with the keys ip and port, or off";
+    const SHAPES: &'static str = "a mapping, or off";
 
     fn from_text(text: &str) -> Option<Self> {
         Some(Admin { word: Some(text.to_owned()), ..Admin::default() })
     }
 }
 
+impl Short for Telemetry {
+    const SHAPES: &'static str = "a mapping, or off";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Telemetry { word: Some(text.to_owned()), ..Telemetry::default() })
+    }
+}
+
 impl Short for Root {}
+impl Short for Categories {}
 impl Short for Runtime {}
 impl Short for Shard {}
 impl Short for PerCore {}

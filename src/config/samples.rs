@@ -18,7 +18,7 @@ fn sample(name: &str) -> String {
 
 fn parse(text: &str) -> Config {
     let host = Host::with_cores(0..4);
-    Config::from_yaml(text, "sample", &host).unwrap_or_else(|errors| panic!("{errors}"))
+    Config::from_yaml(text, "sample", &host, &[]).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Every key of a value, as `routers[].label`; services by `*` in place of their names.

@@ -1,48 +1,38 @@
-//! The whole: runtime, admin, and how routers and services hang together.
+//! The whole, and how its parts hang together.
 //!
-//! `runtime`, `routers` and `services` are each the only place that spells the defaults and the
+//! `runtime`, `admin`, `telemetry`, `routers` and `services` are each the only place that spells the defaults and the
 //! ranges of their part.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::cores::Host;
 use super::errors::{Path, Report};
 use super::leaves::Check;
-use super::{Admin, Config, Router, raw, routers, runtime, services};
-
-const ADMIN_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const ADMIN_PORT: u64 = 9990;
+use super::{
+    Admin, Config, ExporterSpec, Router, admin, raw, routers, runtime, services, telemetry,
+};
 
 /// 0 is any free port; the line at start names what the kernel picked.
 pub(super) const PORTS: std::ops::RangeInclusive<u64> = 0..=65_535;
 
 /// What could be read; valid only if `report` has no issue.
-pub(super) fn config(root: &raw::Root, host: &Host, report: &mut Report) -> Config {
+pub(super) fn config(
+    root: &raw::Root,
+    host: &Host,
+    specs: &[&'static ExporterSpec],
+    report: &mut Report,
+) -> Config {
     let check = &mut Check { host, report };
     let top = Path::default();
     let runtime = runtime::runtime(&root.runtime.0, &top.key("runtime"), check);
-    let admin = admin(&root.admin.0, &top.key("admin"), check);
+    let admin = admin::admin(&root.admin.0, &top.key("admin"), check);
+    let telemetry = telemetry::telemetry(&root.telemetry.0, &top.key("telemetry"), specs, check);
     let services = services::services(&root.services, &top.key("services"), check);
     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     let routers = routers::routers(&root.routers, &names, &top.key("routers"), check);
     listeners_differ(admin.as_ref(), &routers, check);
-    Config { runtime, admin, routers, services }
-}
-
-fn admin(raw: &raw::Admin, at: &Path, check: &mut Check) -> Option<Admin> {
-    match raw.word.as_deref() {
-        Some("off") => return None,
-        Some(word) => {
-            let allowed = "off, or a mapping with the keys ip and port";
-            check.report.value(at, format!("unknown word ({word:?})"), allowed);
-            return None;
-        }
-        None => {}
-    }
-    let ip = check.ip(&at.key("ip"), &raw.ip, ADMIN_IP);
-    let port = check.number(&at.key("port"), &raw.port, ADMIN_PORT, PORTS) as u16;
-    Some(Admin { address: SocketAddr::new(ip, port) })
+    Config { runtime, admin, telemetry, routers, services }
 }
 
 /// Two listeners that would fight over an address: the same one, or one address and all addresses

@@ -16,7 +16,7 @@ services:
 
 fn read(text: &str) -> Result<Config, String> {
     let host = Host::with_cores(0..4);
-    Config::from_yaml(text, "ringlane.yaml", &host).map_err(|errors| errors.to_string())
+    Config::from_yaml(text, "ringlane.yaml", &host, &[]).map_err(|errors| errors.to_string())
 }
 
 fn good(text: &str) -> Config {

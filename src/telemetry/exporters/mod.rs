@@ -1,0 +1,44 @@
+//! Exporters are plugins: one file each, one line in `KINDS`, one `kind` in the configuration.
+//!
+//! An exporter reads the last merged state through its `Feed`, as a task of the telemetry thread
+//! or when its admin routes are asked, and never for long: with everybody on one thread, what one
+//! takes the others wait for. A task sends and waits as it likes; nothing else waits for it.
+
+use std::pin::Pin;
+
+use axum::Router;
+
+use super::feed::Feed;
+use crate::config::{ExporterSettings, ExporterSpec};
+
+/// What all exporters can do.
+pub trait Exporter: Send {
+    /// Admin routes that it answers.
+    fn routes(&self, _feed: &Feed) -> Router {
+        Router::new()
+    }
+
+    /// The task of an exporter that pushes, until `ends`; what is due then is sent once more.
+    /// `None`: it is asked for everything.
+    fn task(self: Box<Self>, _feed: Feed, _ends: Ends) -> Option<Task> {
+        None
+    }
+}
+
+/// A future that the telemetry thread runs.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Turns true when the process is about to end.
+pub type Ends = tokio::sync::watch::Receiver<bool>;
+
+/// A kind of exporter.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Its name and its keys.
+    pub spec: &'static ExporterSpec,
+    /// Settings that are valid by the spec may still be refused, with the reason.
+    pub make: fn(&ExporterSettings) -> Result<Box<dyn Exporter>, String>,
+}
+
+/// Every kind that comes with Ringlane.
+pub const KINDS: &[Kind] = &[];

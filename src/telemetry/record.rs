@@ -1,0 +1,525 @@
+//! What a shard counts: plain integers and one table of samples, by ids.
+//!
+//! A recorder belongs to one shard. Everything that happens to a request is one call with what is
+//! known at that moment; nothing here allocates in steady state, locks, hashes a string or reads a
+//! clock. Counters and samples gather in a `Recording` that is swapped out whole at each flush and
+//! comes back emptied; gauges stay here, and each flush takes a copy of them.
+//!
+//! Conservation (DESIGN section 7) is checked at each flush in debug builds, per server, target and
+//! endpoint. Every term is counted by itself:
+//!
+//! - requests = success + failures + pending
+//! - attempts = requests - answered_here - waiting + retries + requeues + hedges
+//!
+//! A request is counted when its head is complete. What was refused before that (a malformed head,
+//! a timeout) is counted as a request and a failure at once, since it was answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use super::distribution::Exemplar;
+use super::layout::{Layout, ServerSeries, TargetSeries};
+use super::samples::Samples;
+use crate::http::Reason;
+
+/// Why something counts as failed: our reasons, and an answer that the classifier calls a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Reason(Reason),
+    /// The upstream answered, with a status of 500 or more.
+    Upstream5xx,
+}
+
+impl Cause {
+    pub const COUNT: usize = Reason::ALL.len() + 1;
+
+    pub fn index(self) -> u32 {
+        match self {
+            Cause::Reason(reason) => reason as u32,
+            Cause::Upstream5xx => Reason::ALL.len() as u32,
+        }
+    }
+
+    /// The label of an index.
+    pub fn label(index: u32) -> &'static str {
+        Reason::ALL.get(index as usize).map_or("upstream_5xx", |reason| reason.label())
+    }
+
+    /// What an answer of the upstream's counts as.
+    pub fn of_status(status: u16) -> Option<Cause> {
+        (status >= 500).then_some(Cause::Upstream5xx)
+    }
+}
+
+macro_rules! counts {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $(pub $field: u64,)*
+        }
+
+        impl $name {
+            pub fn add(&mut self, other: &$name) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
+}
+
+counts! {
+    /// A listening address.
+    ServerCounts {
+        requests, success, failures, answered_here, connects, closes, received_bytes, sent_bytes,
+    }
+}
+
+counts! {
+    ServerGauges { pending, connections, tunnels }
+}
+
+counts! {
+    /// A service as one router uses it: its requests, and the attempts that they came to.
+    TargetCounts {
+        requests, success, failures, answered_here, retries, requeues, budget_exhausted, hedges,
+        hedges_won, attempts, attempt_success, attempt_failures, connects, closes, received_bytes,
+        sent_bytes,
+    }
+}
+
+counts! {
+    TargetGauges { pending, waiting, attempts_pending, connections }
+}
+
+counts! {
+    EndpointCounts { requests, success, failures }
+}
+
+counts! {
+    /// A service's balancer and failure accrual, whichever router asked.
+    ServiceCounts {
+        picks, max_effort_exhausted, removals, revivals, probes, removed_for_us,
+    }
+}
+
+/// A service's balancer and pool on one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ServiceGauges {
+    pub size: u64,
+    pub available: u64,
+    /// Attempts under way.
+    pub load: u64,
+    /// Connections, idle or not.
+    pub pool_size: u64,
+    /// Idle ones.
+    pub pool_cached: u64,
+    pub pool_waiters: u64,
+    /// Retries that the budget would allow now.
+    pub retry_budget: u64,
+}
+
+/// Whether an endpoint is given requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointState {
+    #[default]
+    Available,
+    Ejected,
+    Probing,
+    Draining,
+}
+
+/// An endpoint as one shard's balancer sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NodeGauges {
+    pub load: u64,
+    /// 0 where the balancer keeps none.
+    pub ewma_us: u64,
+    pub state: EndpointState,
+}
+
+/// The driver's own figures, as totals since the shard began.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ShardFigures {
+    pub connections: u64,
+    pub turns: u64,
+    pub enters: u64,
+    pub sqes: u64,
+    pub cqes: u64,
+    pub buffers_in_use: u64,
+    pub buffers_exhausted: u64,
+    pub leased_bytes: u64,
+    /// Of the time since the last flush, what was not spent parked.
+    pub busy_ratio: f64,
+    /// Both since the last flush.
+    pub longest_poll_us: u64,
+    pub late_us: u64,
+}
+
+/// What is so at the moment of a flush.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    pub servers: Vec<ServerGauges>,
+    pub targets: Vec<TargetGauges>,
+    /// Attempts under way, by endpoint id.
+    pub endpoints: Vec<u32>,
+    /// By service.
+    pub services: Vec<ServiceGauges>,
+    /// Endpoints of the first service, then of the next.
+    pub nodes: Vec<NodeGauges>,
+    pub shard: ShardFigures,
+}
+
+/// What was counted between two flushes.
+#[derive(Debug)]
+pub struct Recording {
+    pub servers: Vec<ServerCounts>,
+    pub targets: Vec<TargetCounts>,
+    pub endpoints: Vec<EndpointCounts>,
+    pub services: Vec<ServiceCounts>,
+    pub samples: Samples,
+    pub exemplars: Vec<(super::samples::Series, Exemplar)>,
+    pub gauges: Gauges,
+}
+
+impl Recording {
+    pub fn new(layout: &Layout) -> Recording {
+        let mut recording = Recording {
+            servers: Vec::new(),
+            targets: Vec::new(),
+            endpoints: Vec::new(),
+            services: Vec::new(),
+            samples: Samples::new(0),
+            exemplars: Vec::new(),
+            gauges: Gauges::default(),
+        };
+        recording.reset(layout);
+        recording
+    }
+
+    /// Empties it for use under a layout.
+    pub fn reset(&mut self, layout: &Layout) {
+        clear(&mut self.servers, layout.servers.len());
+        clear(&mut self.targets, layout.targets.len());
+        clear(&mut self.endpoints, layout.endpoints.len());
+        clear(&mut self.services, layout.services.len());
+        self.samples.reset(layout.series_count());
+        self.exemplars.clear();
+    }
+}
+
+fn clear<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
+    values.clear();
+    values.resize(len, T::default());
+}
+
+/// A shard's flush, on its way to the telemetry thread.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub shard: usize,
+    pub layout: Arc<Layout>,
+    pub recording: Box<Recording>,
+}
+
+/// The shard's ends of the channels to the telemetry thread.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    pub snapshots: Sender<Snapshot>,
+    /// Recordings that come back, emptied or not.
+    pub returned: Receiver<Box<Recording>>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestEnd {
+    /// What the client was sent, or 499.
+    pub status: u16,
+    pub failure: Option<Cause>,
+    /// From the head's last byte to the answer's.
+    pub latency: Duration,
+    /// Of that, what was not spent waiting for an upstream.
+    pub proxy_latency: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub retries: u32,
+    pub attempts: u32,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptEnd {
+    /// `None`: no answer came.
+    pub status: Option<u16>,
+    pub failure: Option<Cause>,
+    pub latency: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+}
+
+/// Why a further attempt of a request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    First,
+    /// The connection failed before it could be the request's fault.
+    Requeue,
+    /// The classifier said so.
+    Retry,
+}
+
+#[derive(Debug)]
+pub struct Recorder {
+    shard: usize,
+    layout: Arc<Layout>,
+    now: Box<Recording>,
+    gauges: Gauges,
+    outlet: Outlet,
+    /// Used when `returned` has nothing yet.
+    spare: Option<Box<Recording>>,
+}
+
+impl Recorder {
+    pub fn new(shard: usize, layout: Arc<Layout>, outlet: Outlet) -> Recorder {
+        let mut gauges = Gauges::default();
+        clear(&mut gauges.servers, layout.servers.len());
+        clear(&mut gauges.targets, layout.targets.len());
+        clear(&mut gauges.endpoints, layout.endpoints.len());
+        clear(&mut gauges.services, layout.services.len());
+        let now = Box::new(Recording::new(&layout));
+        let spare = Some(Box::new(Recording::new(&layout)));
+        Recorder { shard, layout, now, gauges, outlet, spare }
+    }
+
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// A client's connection, taken in by a server.
+    pub fn connected(&mut self, server: u32) {
+        self.now.servers[server as usize].connects += 1;
+        self.gauges.servers[server as usize].connections += 1;
+    }
+
+    /// A client's connection has gone.
+    pub fn disconnected(&mut self, server: u32, lasted: Duration, requests: u64) {
+        let layout = &*self.layout;
+        self.now.servers[server as usize].closes += 1;
+        self.gauges.servers[server as usize].connections -= 1;
+        let samples = &mut self.now.samples;
+        let duration = layout.of_server(server, ServerSeries::ConnectionDuration);
+        samples.record(duration, micros(lasted));
+        samples.record(layout.of_server(server, ServerSeries::ConnectionRequests), requests);
+    }
+
+    pub fn traffic(&mut self, server: u32, received_bytes: u64, sent_bytes: u64) {
+        let counts = &mut self.now.servers[server as usize];
+        counts.received_bytes += received_bytes;
+        counts.sent_bytes += sent_bytes;
+    }
+
+    /// A connection is bytes from here on, or no more.
+    pub fn tunnel(&mut self, server: u32, begins: bool) {
+        let tunnels = &mut self.gauges.servers[server as usize].tunnels;
+        *tunnels = tunnels.wrapping_add_signed(if begins { 1 } else { -1 });
+    }
+
+    /// A head is complete.
+    pub fn request_begun(&mut self, server: u32) {
+        self.now.servers[server as usize].requests += 1;
+        self.gauges.servers[server as usize].pending += 1;
+    }
+
+    /// What came was no complete request, and was answered.
+    pub fn refused(&mut self, server: u32, reason: Reason) {
+        let counts = &mut self.now.servers[server as usize];
+        counts.requests += 1;
+        counts.failures += 1;
+        counts.answered_here += 1;
+        let layout = &*self.layout;
+        let samples = &mut self.now.samples;
+        let status = layout.of_server(server, ServerSeries::Status);
+        samples.count(status, u32::from(reason.status()), 1);
+        let failures = layout.of_server(server, ServerSeries::Failures);
+        samples.count(failures, Cause::Reason(reason).index(), 1);
+    }
+
+    /// A request has found its service.
+    pub fn routed(&mut self, target: u32) {
+        self.now.targets[target as usize].requests += 1;
+        let gauges = &mut self.gauges.targets[target as usize];
+        gauges.pending += 1;
+        gauges.waiting += 1;
+    }
+
+    pub fn attempt_begun(&mut self, target: u32, endpoint: u32, attempt: Attempt) {
+        let counts = &mut self.now.targets[target as usize];
+        let gauges = &mut self.gauges.targets[target as usize];
+        counts.attempts += 1;
+        match attempt {
+            Attempt::First => gauges.waiting -= 1,
+            Attempt::Requeue => counts.requeues += 1,
+            Attempt::Retry => counts.retries += 1,
+        }
+        gauges.attempts_pending += 1;
+        self.now.endpoints[endpoint as usize].requests += 1;
+        self.gauges.endpoints[endpoint as usize] += 1;
+    }
+
+    pub fn attempt_ended(&mut self, target: u32, endpoint: u32, end: &AttemptEnd) {
+        let (layout, now) = (&*self.layout, &mut *self.now);
+        let of = |which| layout.of_target(target, which);
+        self.gauges.targets[target as usize].attempts_pending -= 1;
+        self.gauges.endpoints[endpoint as usize] -= 1;
+        let counts = &mut now.targets[target as usize];
+        let endpoint_counts = &mut now.endpoints[endpoint as usize];
+        match end.failure {
+            None => {
+                counts.attempt_success += 1;
+                endpoint_counts.success += 1;
+            }
+            Some(cause) => {
+                counts.attempt_failures += 1;
+                endpoint_counts.failures += 1;
+                now.samples.count(of(TargetSeries::AttemptFailures), cause.index(), 1);
+            }
+        }
+        if let Some(status) = end.status {
+            now.samples.count(of(TargetSeries::AttemptStatus), u32::from(status), 1);
+        }
+        let latency = micros(end.latency);
+        now.samples.record(of(TargetSeries::AttemptLatency), latency);
+        now.samples.record(of(TargetSeries::AttemptRequestBytes), end.request_bytes);
+        now.samples.record(of(TargetSeries::AttemptResponseBytes), end.response_bytes);
+        now.samples.record(layout.of_endpoint(endpoint), latency);
+    }
+
+    /// A request with a complete head has been answered, or given up.
+    pub fn request_ended(&mut self, server: u32, target: Option<u32>, end: &RequestEnd) {
+        let (layout, now) = (&*self.layout, &mut *self.now);
+        let of = |which| layout.of_server(server, which);
+        let latency = micros(end.latency);
+        self.gauges.servers[server as usize].pending -= 1;
+        let counts = &mut now.servers[server as usize];
+        match end.failure {
+            None => counts.success += 1,
+            Some(cause) => {
+                counts.failures += 1;
+                now.samples.count(of(ServerSeries::Failures), cause.index(), 1);
+            }
+        }
+        counts.answered_here += u64::from(end.attempts == 0);
+        now.samples.count(of(ServerSeries::Status), u32::from(end.status), 1);
+        now.samples.record(of(ServerSeries::Latency), latency);
+        now.samples.record(of(ServerSeries::ProxyLatency), micros(end.proxy_latency));
+        now.samples.record(of(ServerSeries::RequestBytes), end.request_bytes);
+        now.samples.record(of(ServerSeries::ResponseBytes), end.response_bytes);
+        let Some(target) = target else { return };
+        let of = |which| layout.of_target(target, which);
+        let gauges = &mut self.gauges.targets[target as usize];
+        gauges.pending -= 1;
+        let counts = &mut now.targets[target as usize];
+        match end.failure {
+            None => counts.success += 1,
+            Some(cause) => {
+                counts.failures += 1;
+                now.samples.count(of(TargetSeries::Failures), cause.index(), 1);
+            }
+        }
+        if end.attempts == 0 {
+            gauges.waiting -= 1;
+            counts.answered_here += 1;
+        }
+        now.samples.record(of(TargetSeries::Latency), latency);
+        now.samples.record(of(TargetSeries::RetriesPerRequest), u64::from(end.retries));
+    }
+
+    /// A connection to an endpoint is being made for a target.
+    pub fn upstream_opened(&mut self, target: u32) {
+        self.now.targets[target as usize].connects += 1;
+        self.gauges.targets[target as usize].connections += 1;
+    }
+
+    /// It was made.
+    pub fn upstream_connected(&mut self, target: u32, took: Duration) {
+        let series = self.layout.of_target(target, TargetSeries::ConnectLatency);
+        self.now.samples.record(series, micros(took));
+    }
+
+    pub fn upstream_closed(&mut self, target: u32, lasted: Duration, requests: u64) {
+        self.now.targets[target as usize].closes += 1;
+        self.gauges.targets[target as usize].connections -= 1;
+        let layout = &*self.layout;
+        let duration = layout.of_target(target, TargetSeries::ConnectionDuration);
+        self.now.samples.record(duration, micros(lasted));
+        let per_connection = layout.of_target(target, TargetSeries::ConnectionRequests);
+        self.now.samples.record(per_connection, requests);
+    }
+
+    pub fn upstream_traffic(&mut self, target: u32, received_bytes: u64, sent_bytes: u64) {
+        let counts = &mut self.now.targets[target as usize];
+        counts.received_bytes += received_bytes;
+        counts.sent_bytes += sent_bytes;
+    }
+
+    /// A service's balancer was asked.
+    pub fn picked(&mut self, service: usize) {
+        self.now.services[service].picks += 1;
+    }
+
+    /// A service's counters that its policies keep.
+    pub fn service(&mut self, service: usize) -> &mut ServiceCounts {
+        &mut self.now.services[service]
+    }
+
+    /// Sends what was counted, and the gauges, which `fill` completes with what only the shard
+    /// knows (services, nodes, shard). What finds no room is kept and goes with the next flush.
+    pub fn flush(&mut self, fill: impl FnOnce(&mut Gauges)) {
+        let Some(mut next) = self.next_recording() else {
+            return;
+        };
+        fill(&mut self.gauges);
+        self.check_invariants();
+        std::mem::swap(&mut self.now, &mut next);
+        next.gauges.copy(&self.gauges);
+        let snapshot = Snapshot { shard: self.shard, layout: self.layout.clone(), recording: next };
+        let unsent = match self.outlet.snapshots.try_send(snapshot) {
+            Ok(()) => return,
+            Err(TrySendError::Full(snapshot) | TrySendError::Disconnected(snapshot)) => snapshot,
+        };
+        // It has what was counted; what took its place is empty still.
+        self.spare = Some(std::mem::replace(&mut self.now, unsent.recording));
+    }
+
+    /// An empty recording. `None`: all of them are on the way, so this one is carried on.
+    fn next_recording(&mut self) -> Option<Box<Recording>> {
+        if let Some(spare) = self.spare.take() {
+            return Some(spare);
+        }
+        let mut returned = self.outlet.returned.try_recv().ok()?;
+        returned.reset(&self.layout);
+        Some(returned)
+    }
+
+    fn check_invariants(&self) {
+        debug_assert!(
+            self.gauges.targets.iter().all(|target| target.waiting <= target.pending),
+            "more requests wait than there are: {:?}",
+            self.gauges.targets
+        );
+    }
+}
+
+impl Gauges {
+    fn copy(&mut self, from: &Gauges) {
+        self.servers.clone_from(&from.servers);
+        self.targets.clone_from(&from.targets);
+        self.endpoints.clone_from(&from.endpoints);
+        self.services.clone_from(&from.services);
+        self.nodes.clone_from(&from.nodes);
+        self.shard = from.shard;
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}

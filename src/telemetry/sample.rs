@@ -1,0 +1,122 @@
+//! A state with something in every scope, for the tests of exporters.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::feed::Hub;
+use super::layout::{Layout, Registry, ServerName, ServiceFacts, TargetName, Topology};
+use super::merge::Merger;
+use super::record::{
+    Attempt, AttemptEnd, Cause, NodeGauges, Outlet, Recorder, RequestEnd, ServiceGauges,
+    ShardFigures,
+};
+use crate::http::Reason;
+
+/// Two shards, one server, a service `web` with two endpoints: 1,000 requests of which 10 failed
+/// with 503 from upstream, one refused as malformed, one without a route, one still under way.
+pub(super) fn hub() -> Hub {
+    let mut merger = Merger::new(&[0, 1], 100, Duration::from_secs(600), Instant::now());
+    let layout = layout(&["127.0.0.1:8080", "unix:/run/web.sock"]);
+    merger.apply(layout.clone(), Instant::now());
+    for shard in 0..2 {
+        let (snapshots, inbox) = bounded(1);
+        let (_return, returned) = bounded(1);
+        let mut recorder = Recorder::new(shard, layout.clone(), Outlet { snapshots, returned });
+        requests(&mut recorder, shard, &layout);
+        recorder.flush(|gauges| {
+            gauges.services = vec![ServiceGauges {
+                size: 2,
+                available: 2,
+                load: 1 - shard as u64,
+                pool_size: 2,
+                pool_cached: 1,
+                ..ServiceGauges::default()
+            }];
+            gauges.nodes = vec![NodeGauges { ewma_us: 1_500, ..NodeGauges::default() }; 2];
+            gauges.shard = ShardFigures { connections: 1, busy_ratio: 0.25, ..Default::default() };
+        });
+        merger.merge(&mut inbox.recv().expect("flushed"));
+    }
+    merger.settle(Instant::now());
+    merger.state_mut().process.refresh();
+    Hub::new(merger)
+}
+
+pub(super) fn layout(endpoints: &[&str]) -> Arc<Layout> {
+    let topology = Topology {
+        servers: vec![ServerName { router: "http".into(), address: ([127, 0, 0, 1], 4140).into() }],
+        services: vec![ServiceFacts {
+            name: "web".into(),
+            algorithm: "ewma",
+            endpoints: endpoints.iter().map(|address| (*address).to_owned()).collect(),
+            routers: vec!["http".into()],
+        }],
+    };
+    Registry::new(100, Duration::from_secs(600)).apply(&topology, Instant::now())
+}
+
+fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {
+    let name = TargetName { router: "http".into(), service: "web".into() };
+    let target = layout.target_ids(&name).expect("the service has a route").id;
+    recorder.connected(0);
+    recorder.upstream_opened(target);
+    recorder.upstream_connected(target, Duration::from_micros(120));
+    for n in 0..500u64 {
+        let latency = Duration::from_micros(200 * (n + 1));
+        let failure = (n % 100 == 50).then_some(Cause::Upstream5xx);
+        let status = if failure.is_some() { 503 } else { 200 };
+        recorder.request_begun(0);
+        recorder.routed(target);
+        recorder.picked(0);
+        recorder.attempt_begun(target, (n % 2) as u32, Attempt::First);
+        let (request_bytes, response_bytes) = (n, 128);
+        recorder.attempt_ended(
+            target,
+            (n % 2) as u32,
+            &AttemptEnd { status: Some(status), failure, latency, request_bytes, response_bytes },
+        );
+        let proxy_latency = Duration::from_micros(20);
+        recorder.request_ended(
+            0,
+            Some(target),
+            &RequestEnd {
+                status,
+                failure,
+                latency: latency + proxy_latency,
+                proxy_latency,
+                request_bytes,
+                response_bytes,
+                retries: 0,
+                attempts: 1,
+            },
+        );
+    }
+    if shard == 0 {
+        recorder.refused(0, Reason::BadRequest);
+        recorder.request_begun(0);
+        recorder.request_ended(0, None, &unroutable());
+        recorder.request_begun(0);
+        recorder.routed(target);
+        recorder.attempt_begun(target, 1, Attempt::First);
+    } else {
+        recorder.disconnected(0, Duration::from_secs(2), 500);
+        recorder.upstream_closed(target, Duration::from_secs(1), 500);
+    }
+    recorder.traffic(0, 50_000, 100_000);
+    recorder.upstream_traffic(target, 100_000, 60_000);
+}
+
+fn unroutable() -> RequestEnd {
+    RequestEnd {
+        status: 404,
+        failure: Some(Cause::Reason(Reason::NoRoute)),
+        latency: Duration::from_micros(5),
+        proxy_latency: Duration::from_micros(5),
+        request_bytes: 0,
+        response_bytes: 0,
+        retries: 0,
+        attempts: 0,
+    }
+}
