@@ -9,8 +9,8 @@ pub enum Command {
     /// Accept for `grace` longer, then close what is idle and end what is not with its next
     /// answer; after `drain` more the shard ends whatever is left.
     Drain { grace: Duration, drain: Duration },
-    /// A connection that another shard accepted for a router, by that one's index.
-    Adopt { socket: OwnedFd, router: usize },
+    /// A connection that another shard accepted for a server, by that one's index.
+    Adopt { socket: OwnedFd, server: usize },
 }
 
 /// To the supervisor: from shards, signals and admin.

@@ -9,15 +9,24 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use ringlane::admin::Logging;
 use ringlane::config::{Address, Config, Host};
+use ringlane::telemetry::exporters::{self, KINDS, Made};
 use ringlane::{demo, ring, supervisor};
 use tracing_subscriber::EnvFilter;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COULD_NOT_RUN: u8 = 1;
 const BAD_CONFIG: u8 = 2;
+
+/// Threads allocate and free what others have allocated (heads, snapshots), and the heap's figures
+/// are wanted: jemalloc is good at both.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The demo's configuration is part of the program: it runs with no file to write.
 const DEMO: &str = include_str!("../config/demo.yaml");
@@ -65,17 +74,26 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(path) => read(path).map_err(Failure::Config)?,
         None => ("demo.yaml".to_owned(), DEMO.to_owned()),
     };
-    let config = Config::from_yaml(&text, &origin, &host, &[])
+    let config = Config::from_yaml(&text, &origin, &host, &exporters::specs(KINDS))
         .map_err(|errors| Failure::Config(errors.to_string()))?;
+    let exporters =
+        make_exporters(&config).map_err(|why| Failure::Config(format!("{origin}: {why}")))?;
     if arguments.check {
         say(&format!("{origin}: ok ({})", summary(&config)));
         return Ok(());
     }
-    log_to_stderr(arguments.log);
+    let logging = log_to_stderr(arguments.log);
     // The origins end when this is dropped, which is after the proxy has.
     let _origins = if arguments.demo { Some(demonstrate(&config)?) } else { None };
-    supervisor::run(config, supervisor::Options { version: VERSION })
-        .map_err(|error| Failure::Run(error.to_string()))
+    let options = supervisor::Options { version: VERSION, exporters, logging };
+    supervisor::run(config, options).map_err(|error| Failure::Run(error.to_string()))
+}
+
+fn make_exporters(config: &Config) -> Result<Vec<Made>, String> {
+    match &config.telemetry {
+        Some(telemetry) => exporters::make(&telemetry.exporters, KINDS),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// The text, and what errors call it.
@@ -110,12 +128,22 @@ fn log_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::builder().parse(text).map_err(|error| error.to_string())
 }
 
-fn log_to_stderr(filter: EnvFilter) {
-    tracing_subscriber::fmt()
+fn log_to_stderr(filter: EnvFilter) -> Logging {
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
-        .init();
+        .with_filter_reloading();
+    let (handle, changed) = (log.reload_handle(), log.reload_handle());
+    log.init();
+    Logging {
+        read: Arc::new(move || {
+            handle.with_current(EnvFilter::to_string).unwrap_or_else(|error| error.to_string())
+        }),
+        change: Arc::new(move |text| {
+            changed.reload(log_filter(text)?).map_err(|error| error.to_string())
+        }),
+    }
 }
 
 /// Starts the origins behind the demo's configuration, and says what to type next.

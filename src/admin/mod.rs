@@ -1,41 +1,55 @@
-//! The operator's HTTP interface: is it alive, is it ready, what is it, and end it.
+//! The operator's HTTP interface: is it alive, is it ready, what is it, what does it do, and end it.
 //!
-//! Runs on a thread of its own, `control`, apart from every shard. It owns nothing that it
-//! reports: the supervisor sets `State`, and what an operator asks for goes back to it through a
-//! callback. An answer to such a request says that it was taken, not that it is done.
-//!
-//! Whoever reaches the port may use it, hence loopback by default. A browser on the same machine
-//! reaches it too, so requests that change something are refused when they come from another site:
-//! by their `Origin`, and by a `Host` that is a name (a name can be pointed at 127.0.0.1 by whoever
-//! owns it).
+//! Runs as a task of the control thread, apart from every shard. It owns nothing that it reports:
+//! the supervisor sets `State`, telemetry merges what the shards count, and what an operator asks
+//! for goes back to the supervisor through a callback. An answer to such a request says that it was
+//! taken, not that it is done. Who may ask is `guard`'s to know.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+mod guard;
+mod logging;
+mod views;
+
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract;
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::http::{StatusCode, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
+use tower_http::compression::CompressionLayer;
+
+pub use self::logging::Logging;
+
+use crate::config::Config;
+use crate::telemetry::feed::Hub;
 
 #[cfg(test)]
 mod tests;
 
 /// What is answered with a hint where nothing is known by the path asked for.
-const PATHS: [&str; 6] = [
+const PATHS: [&str; 17] = [
     "GET /admin/ping",
     "GET /admin/live",
     "GET /admin/ready",
     "GET /admin/server_info",
+    "GET /admin/config.json",
+    "GET /admin/metrics.json",
+    "GET /admin/metrics/prometheus",
+    "GET /admin/metrics/influxdb",
+    "GET /metrics",
+    "GET /admin/clients.json",
+    "GET /admin/shards.json",
+    "GET /admin/route?method=&host=&path=",
+    "GET /admin/logging",
+    "PUT /admin/logging",
     "POST /admin/drain",
     "POST /admin/shutdown",
+    "GET /admin",
 ];
 
 /// How long an order waits before it is passed on, so that its own answer is sent first.
@@ -54,19 +68,19 @@ pub enum Request {
 pub type OnRequest = Box<dyn Fn(Request) + Send + Sync>;
 
 /// What does not change while the process runs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Info {
     pub version: &'static str,
-    /// One per shard.
-    pub cores: Vec<usize>,
+    pub config: Arc<Config>,
+    /// Where the servers came to listen, in the order of the configuration.
     pub listeners: Vec<SocketAddr>,
+    pub logging: Logging,
 }
 
 /// What the interface reports; clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct State(Arc<Facts>);
 
-#[derive(Debug)]
 struct Facts {
     info: Info,
     started: SystemTime,
@@ -93,50 +107,65 @@ impl State {
     pub fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Acquire)
     }
+
+    fn config(&self) -> &Config {
+        &self.0.info.config
+    }
 }
 
-/// The interface, once it has a listener.
-#[derive(Debug)]
-pub struct Admin;
-
-impl Admin {
-    /// Serves on a thread that ends with the process.
-    pub fn start(
-        listener: TcpListener,
-        state: State,
-        on_request: OnRequest,
-    ) -> io::Result<JoinHandle<()>> {
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let served = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, app(state, on_request)).await
-            });
-            if let Err(error) = served {
-                tracing::error!(%error, "the admin interface ended");
-            }
-        })
+/// Serves until the process ends, on a listener that does not block. `routes` are the exporters'.
+pub async fn serve(
+    listener: TcpListener,
+    state: State,
+    hub: Option<Hub>,
+    routes: axum::Router,
+    on_request: OnRequest,
+) {
+    let app = app(Context { state, hub, on_request: Arc::new(on_request) }, routes);
+    let served = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => axum::serve(listener, app).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "the admin interface ended");
     }
 }
 
 #[derive(Clone)]
 struct Context {
     state: State,
+    /// `None`: `telemetry: off`.
+    hub: Option<Hub>,
     on_request: Arc<OnRequest>,
 }
 
-fn app(state: State, on_request: OnRequest) -> axum::Router {
-    axum::Router::new()
+fn app(context: Context, routes: axum::Router) -> axum::Router {
+    let settings = context.state.config().admin.clone();
+    let own = axum::Router::new()
+        .route("/admin", get(index))
         .route("/admin/ping", get("pong\n"))
         .route("/admin/live", get("ok\n"))
         .route("/admin/ready", get(ready))
         .route("/admin/server_info", get(server_info))
+        .route("/admin/config.json", get(views::config))
+        .route("/admin/clients.json", get(views::clients))
+        .route("/admin/shards.json", get(views::shards))
+        .route("/admin/route", get(views::route))
+        .route("/admin/logging", get(logging::show).put(logging::change))
         .route("/admin/drain", post(drain))
         .route("/admin/shutdown", post(shutdown))
-        .fallback(unknown)
-        .layer(middleware::from_fn(refuse_other_sites))
-        .with_state(Context { state, on_request: Arc::new(on_request) })
+        .with_state(context);
+    let all = own.merge(routes).fallback(unknown).layer(CompressionLayer::new());
+    match settings {
+        Some(settings) => {
+            all.layer(middleware::from_fn_with_state(Arc::new(settings), guard::guard))
+        }
+        None => all,
+    }
+}
+
+async fn index() -> String {
+    format!("{}\n", PATHS.join("\n"))
 }
 
 async fn ready(extract::State(context): extract::State<Context>) -> Response {
@@ -156,7 +185,7 @@ async fn server_info(extract::State(context): extract::State<Context>) -> Json<s
         "started": rfc3339(since_epoch.as_secs()),
         "uptime_ms": facts.running.elapsed().as_millis() as u64,
         "ready": context.state.is_ready(),
-        "cores": facts.info.cores,
+        "cores": context.state.config().runtime.shards.iter().map(|shard| shard.core).collect::<Vec<_>>(),
         "listeners": facts.info.listeners,
     }))
 }
@@ -183,43 +212,6 @@ impl Context {
 async fn unknown(uri: Uri) -> Response {
     let text = format!("nothing at {}; there is:\n{}\n", uri.path(), PATHS.join("\n"));
     (StatusCode::NOT_FOUND, text).into_response()
-}
-
-async fn refuse_other_sites(request: extract::Request, next: Next) -> Response {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    match own_site(request.headers()) {
-        Err(why) if !reads => (StatusCode::FORBIDDEN, format!("refused: {why}\n")).into_response(),
-        _ => next.run(request).await,
-    }
-}
-
-/// Whether a request can only come from this interface's own pages or from no page at all.
-fn own_site(headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()),
-        _ => None,
-    };
-    let Some(host) = host.filter(|host| !host.as_str().contains('@')) else {
-        return Err("needs one Host");
-    };
-    if !is_local_name(host.host()) {
-        return Err("Host must be an IP address or localhost");
-    }
-    for origin in headers.get_all(header::ORIGIN) {
-        let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://"));
-        if !own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str())) {
-            return Err("Origin is another site");
-        }
-    }
-    Ok(())
-}
-
-/// An address needs no name service, and localhost means this machine in every browser. The name
-/// that the listener is bound to is an address too.
-fn is_local_name(host: &str) -> bool {
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    address.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
 /// UTC, from seconds since 1970. The days are Howard Hinnant's `civil_from_days`, for years

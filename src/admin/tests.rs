@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::mpsc;
 
 use super::*;
+use crate::config::Host;
 
 struct Running {
     address: SocketAddr,
@@ -13,13 +14,35 @@ struct Running {
 }
 
 fn start() -> Running {
+    start_with("")
+}
+
+/// With more keys of `admin`.
+fn start_with(keys: &str) -> Running {
+    let text = format!(
+        "runtime: {{cores: \"0,1\"}}\n\
+         admin: {{{keys}}}\n\
+         routers: [{{servers: [{{port: 4140}}], routes: [\
+           {{host: api.example.com, path_prefix: /v1, service: api}}, \
+           {{path_prefix: /web, service: web}}]}}]\n\
+         services: {{web: {{endpoints: [\"127.0.0.1:8080\"]}}, api: {{endpoints: [\"127.0.0.1:81\"]}}}}\n"
+    );
+    let host = Host::with_cores(0..4);
+    let config = Config::from_yaml(&text, "test", &host, &[]).unwrap_or_else(|it| panic!("{it}"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let listeners = vec!["127.0.0.1:4140".parse().unwrap()];
-    let state = State::new(Info { version: "1.2.3", cores: vec![0, 1], listeners });
+    let state = State::new(Info {
+        version: "1.2.3",
+        config: Arc::new(config),
+        listeners: vec!["127.0.0.1:4140".parse().unwrap()],
+        logging: Logging::fixed("info"),
+    });
     let (sender, requests) = mpsc::channel();
-    let on_request = move |request| sender.send(request).unwrap();
-    Admin::start(listener, state.clone(), Box::new(on_request)).unwrap();
+    let on_request: OnRequest = Box::new(move |request| sender.send(request).unwrap());
+    let served = serve(listener, state.clone(), None, axum::Router::new(), on_request);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::spawn(move || runtime.block_on(served));
     Running { address, state, requests }
 }
 
@@ -150,4 +173,80 @@ fn dates_are_right() {
     ] {
         assert_eq!(rfc3339(seconds), text);
     }
+}
+
+#[test]
+fn what_is_denied_is_refused_and_says_why() {
+    let running = start_with("categories: {control: false}, deny: [\"/admin/route*\"]");
+    assert!(running.get("/admin/ping").starts_with("HTTP/1.1 200"));
+    let answer = running.get("/admin/route?path=/");
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("admin.deny"), "{answer}");
+    let answer = running.ask("POST /admin/shutdown", "Host: localhost\r\n");
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("categories"), "{answer}");
+    assert_eq!(running.requests.try_recv(), Err(mpsc::TryRecvError::Empty));
+
+    let running = start_with("allow: [/admin/ping, \"/admin/metrics*\"]");
+    assert!(running.get("/admin/ping").starts_with("HTTP/1.1 200"));
+    let answer = running.get("/admin/server_info");
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("admin.allow"), "{answer}");
+    // Allowed, but there is none: no telemetry in this test.
+    assert!(running.get("/admin/metrics.json").starts_with("HTTP/1.1 404"));
+
+    let running = start_with("categories: {ui: false, diagnostics: false}");
+    assert!(running.get("/admin/config.json").starts_with("HTTP/1.1 403"));
+    assert!(running.get("/admin/ping").starts_with("HTTP/1.1 403"));
+}
+
+#[test]
+fn a_token_is_needed_where_there_is_one() {
+    let running = start_with("token: 0123456789abcdef");
+    let ask =
+        |fields: &str| running.ask("GET /admin/ping", &format!("Host: localhost\r\n{fields}"));
+    for wrong in [
+        "",
+        "Authorization: Bearer 0123456789abcdeX\r\n",
+        "Authorization: Bearer 0123456789abcde\r\n",
+        "Authorization: Basic 0123456789abcdef\r\n",
+        "Authorization: Bearer 0123456789abcdef\r\nAuthorization: Bearer x\r\n",
+    ] {
+        let answer = ask(wrong);
+        assert!(answer.starts_with("HTTP/1.1 401"), "{wrong}: {answer}");
+        assert!(answer.to_ascii_lowercase().contains("\r\nwww-authenticate: bearer"), "{answer}");
+    }
+    assert!(ask("Authorization: bearer 0123456789abcdef\r\n").starts_with("HTTP/1.1 200"));
+    let answer = running.ask(
+        "GET /admin/config.json",
+        "Host: localhost\r\nAuthorization: Bearer 0123456789abcdef\r\n",
+    );
+    assert!(answer.contains("4140") && !answer.contains("0123456789abcdef"), "{answer}");
+}
+
+#[test]
+fn it_says_where_a_request_would_go() {
+    let running = start();
+    let decide = |query: &str| -> serde_json::Value {
+        let answer = running.get(&format!("/admin/route?{query}"));
+        serde_json::from_str(body(&answer)).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    };
+    let found = decide("method=GET&host=API.example.com:80&path=/v1/users%3Fa=b");
+    assert_eq!(found[0]["service"], "api");
+    assert_eq!(found[0]["rule"]["number"], 0);
+    assert_eq!(decide("path=/web/a")[0]["service"], "web");
+    let nowhere = decide("path=/else");
+    assert_eq!(nowhere[0]["service"], serde_json::Value::Null);
+    assert!(nowhere[0]["why"].as_str().unwrap().contains("no_route"), "{nowhere}");
+    assert!(decide("path=/../a")[0]["why"].as_str().unwrap().contains("400"));
+    for bad in ["host=a", "path=web", "path=/&router=none", "path=/&hots=a"] {
+        let answer = running.get(&format!("/admin/route?{bad}"));
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("example"), "{answer}");
+    }
+}
+
+#[test]
+fn the_log_s_filter_is_shown_and_a_bad_one_refused() {
+    let running = start();
+    assert_eq!(body(&running.get("/admin/logging")), "info\n");
+    let fields = "Host: localhost\r\nContent-Length: 5\r\n\r\ndebug";
+    let answer = running.ask("PUT /admin/logging", fields);
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("allowed:"), "{answer}");
 }

@@ -31,6 +31,7 @@ mod routers;
 mod runtime;
 mod services;
 mod shape;
+mod show;
 mod telemetry;
 mod validate;
 mod yaml;
@@ -235,6 +236,17 @@ pub enum Balancer {
     RoundRobin,
     LeastLoaded,
     Ewma { decay: Duration },
+}
+
+impl Balancer {
+    /// As it is written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Balancer::RoundRobin => "round_robin",
+            Balancer::LeastLoaded => "least_loaded",
+            Balancer::Ewma { .. } => "ewma",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -115,6 +115,8 @@ pub(super) struct SocketSlot {
     pub(super) receive: Receive,
     pub(super) chain: Chain,
     pub(super) end: End,
+    /// Whom its bytes are counted for (`Socket::count_for`).
+    pub(super) account: u32,
     pub(super) sending: Sending,
     pub(super) send_error: Option<i32>,
     pub(super) wake_when_sent: bool,
@@ -137,6 +139,7 @@ impl SocketSlot {
             receive: Receive::Idle,
             chain: Chain::EMPTY,
             end: End::Open,
+            account: 0,
             sending: Sending::Idle,
             send_error: None,
             wake_when_sent: false,
@@ -190,6 +193,17 @@ pub struct Stats {
     pub buffers_exhausted: u64,
     pub leased_bytes: usize,
     pub slots: usize,
+    /// The longest turn since `Ring::take_stats`, without its parking.
+    pub longest_turn: Duration,
+    /// The most that a timer was late since then.
+    pub latest_timer: Duration,
+}
+
+/// Bytes that went over the sockets of one account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
 }
 
 pub(super) struct Core {
@@ -209,6 +223,10 @@ pub(super) struct Core {
     keeper: Option<Waker>,
     wheel: Wheel<TimerSlot>,
     started: Instant,
+    /// When the clock was last read, and how long the core had been parked until then.
+    turn_began: (Duration, Duration),
+    /// By account.
+    pub(super) traffic: Vec<Traffic>,
     pub(super) stats: Stats,
 }
 
@@ -247,6 +265,8 @@ impl Core {
             keeper: None,
             wheel: Wheel::new(0),
             started: Instant::now(),
+            turn_began: (Duration::ZERO, Duration::ZERO),
+            traffic: vec![Traffic::default()],
             stats: Stats::default(),
         })
     }
@@ -339,11 +359,22 @@ impl Core {
 
     /// Reads the clock and wakes whose deadline has come.
     pub(super) fn advance_clock(&mut self) {
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        self.wheel.advance(now_ms, |timer| {
+        let now = self.started.elapsed();
+        let (before, parked_before) =
+            std::mem::replace(&mut self.turn_began, (now, self.stats.parked));
+        let turn = (now - before).saturating_sub(self.stats.parked - parked_before);
+        self.stats.longest_turn = self.stats.longest_turn.max(turn);
+        let latest = &mut self.stats.latest_timer;
+        self.wheel.advance(now.as_millis() as u64, |timer, deadline_ms| {
+            *latest = (*latest).max(now.saturating_sub(Duration::from_millis(deadline_ms)));
             timer.fired = true;
             timer.waker.wake_by_ref();
         });
+    }
+
+    pub(super) fn forget_peaks(&mut self) {
+        self.stats.longest_turn = Duration::ZERO;
+        self.stats.latest_timer = Duration::ZERO;
     }
 
     pub(super) fn add_timer(&mut self, waker: Waker) -> Key {

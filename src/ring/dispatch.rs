@@ -54,8 +54,9 @@ impl Core {
         if !more {
             socket.receive = Receive::Idle;
         }
+        let account = socket.account as usize;
         match -result {
-            _ if result > 0 => {}
+            _ if result > 0 => self.traffic[account].received_bytes += result as u64,
             0 => socket.end = End::Closed,
             libc::ECANCELED | libc::EINTR => {}
             libc::ENOBUFS if !wanted => {}
@@ -84,7 +85,11 @@ impl Core {
             std::mem::replace(&mut socket.receive, Receive::Idle)
         {
             match result {
-                1.. => socket.receive = Receive::Filled { lease, start, len: result as usize },
+                1.. => {
+                    socket.receive = Receive::Filled { lease, start, len: result as usize };
+                    let account = socket.account as usize;
+                    self.traffic[account].received_bytes += result as u64;
+                }
                 0 => socket.end = End::Closed,
                 _ if [libc::ECANCELED, libc::EINTR].contains(&-result) => {}
                 _ => socket.end = End::Failed(-result),
@@ -107,6 +112,7 @@ impl Core {
             ..0 => socket.send_error = Some(-result),
             _ => chunk.advance(result as usize),
         }
+        let account = socket.account as usize;
         let goes_on = result >= 0 && !matches!(socket.owner, Owner::Nobody);
         let mut done = None;
         if goes_on && !chunk.is_empty() {
@@ -118,6 +124,7 @@ impl Core {
             }
         }
         let wakes = socket.send_error.is_some() || socket.wake_when_sent;
+        self.traffic[account].sent_bytes += result.max(0) as u64;
         self.submit_send(key);
         if let Some(Chunk::Heap { bytes, .. }) = done {
             self.recycle(bytes);

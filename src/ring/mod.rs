@@ -38,7 +38,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 pub use self::buffers::PIECE_BYTES;
-pub use self::core::Stats;
+pub use self::core::{Stats, Traffic};
 pub use self::lease::{Charge, Lease};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Mailbox, MailboxFull, MailboxSender, OpenMailbox, mailbox};
@@ -168,6 +168,24 @@ impl Ring {
         let mut stats = self.inner.core.borrow().stats();
         stats.leased_bytes = self.inner.leases.used_bytes();
         stats
+    }
+
+    /// The figures, of which peaks begin anew.
+    pub fn take_stats(&self) -> Stats {
+        let stats = self.stats();
+        self.inner.core.borrow_mut().forget_peaks();
+        stats
+    }
+
+    /// What was counted for each account since this was last asked (`Socket::count_for`).
+    pub fn take_traffic(&self, mut take: impl FnMut(u32, Traffic)) {
+        let mut core = self.inner.core.borrow_mut();
+        for (account, traffic) in core.traffic.iter_mut().enumerate() {
+            let counted = std::mem::take(traffic);
+            if counted != Traffic::default() {
+                take(account as u32, counted);
+            }
+        }
     }
 
     /// Ends `drive` after this turn.

@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use socket2::{Domain, SockAddr, SockRef, Type};
 
-use super::core::{Owner, Receive, Sending, Slot, SocketSlot};
+use super::core::{Owner, Receive, Sending, Slot, SocketSlot, Traffic};
 use super::lease::Lease;
 use super::slots::Key;
 use super::{Ring, core::Core};
@@ -143,6 +143,18 @@ impl Socket {
         self.slot(|socket| match &socket.owner {
             Owner::Task(waker) if waker.will_wake(owner) => {}
             _ => socket.owner = Owner::Task(owner.clone()),
+        });
+    }
+
+    /// Counts the bytes that come and go from now on for an account of the caller's choice; 0 is
+    /// nobody's.
+    pub fn count_for(&self, account: u32) {
+        self.core(|core| {
+            let accounts = core.traffic.len().max(account as usize + 1);
+            core.traffic.resize(accounts, Traffic::default());
+            if let Some(socket) = core.socket(self.key) {
+                socket.account = account;
+            }
         });
     }
 

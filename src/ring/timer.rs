@@ -110,9 +110,9 @@ impl<W> Wheel<W> {
             .min()
     }
 
-    /// Moves to `now_ms` and hands over the waker of each timer whose deadline has come. A fired
-    /// timer stays, unset.
-    pub(super) fn advance(&mut self, now_ms: u64, mut fire: impl FnMut(&mut W)) {
+    /// Moves to `now_ms` and hands over the waker and the deadline of each timer whose time has come.
+    /// A fired timer stays, unset.
+    pub(super) fn advance(&mut self, now_ms: u64, mut fire: impl FnMut(&mut W, u64)) {
         while let Some(step_ms) = self.next_ms() {
             if self.now_ms + step_ms > now_ms {
                 break;
@@ -128,7 +128,7 @@ impl<W> Wheel<W> {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    fn empty(&mut self, level: usize, slot: usize, fire: &mut impl FnMut(&mut W)) {
+    fn empty(&mut self, level: usize, slot: usize, fire: &mut impl FnMut(&mut W, u64)) {
         while let Some(key) = self.heads[level][slot] {
             self.unhang(key);
             let now_ms = self.now_ms;
@@ -136,8 +136,8 @@ impl<W> Wheel<W> {
                 break;
             };
             if timer.deadline_ms <= now_ms {
-                timer.deadline_ms = NEVER_MS;
-                fire(&mut timer.waker);
+                let deadline_ms = std::mem::replace(&mut timer.deadline_ms, NEVER_MS);
+                fire(&mut timer.waker, deadline_ms);
             } else if timer.deadline_ms != NEVER_MS {
                 let wanted_ms = timer.deadline_ms.min(now_ms + SPAN_MS - 1);
                 self.hang(key, wanted_ms);
@@ -203,7 +203,7 @@ mod tests {
 
     fn fired(wheel: &mut Wheel<u64>, now_ms: u64) -> Vec<u64> {
         let mut found = Vec::new();
-        wheel.advance(now_ms, |n| found.push(*n));
+        wheel.advance(now_ms, |n, _| found.push(*n));
         found
     }
 

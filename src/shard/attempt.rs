@@ -2,22 +2,23 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Link};
 use super::pump::Pump;
+use super::report::Meter;
 use super::transport::Transport;
-use super::upstream::{Load, Upstream};
+use super::upstream::{Load, Upstream, Upward};
 use crate::http::{Framing, Reason, Response, Version};
 use crate::http1::{
     BodyError, FieldStorage, ResponseContext, ResponseParser, encode, outgoing_framing,
 };
-use crate::ring::{Chunk, End, Ring};
+use crate::ring::{Chunk, End};
 
 pub(super) struct Attempt {
     pub(super) endpoint: usize,
     pub(super) transport: Transport,
+    pub(super) meter: Option<Meter>,
     pub(super) connecting: bool,
     /// The connection came from the pool.
     reused: bool,
@@ -47,21 +48,30 @@ impl Attempt {
         endpoint: usize,
         fresh: bool,
         now: Duration,
-        ring: &Ring,
-        waker: &Waker,
+        link: &Link<'_>,
     ) -> io::Result<Attempt> {
         let pooled = match fresh {
             true => None,
-            false => upstream.checkout(endpoint, waker),
+            false => upstream.checkout(endpoint, link.waker),
         };
         let reused = pooled.is_some();
-        let transport = match pooled {
-            Some(transport) => transport,
-            None => upstream.connect(endpoint, ring, waker)?,
+        let counted =
+            link.router.targets[upstream.index].as_ref().zip(link.context.reporter.as_ref());
+        let Upward { transport, mut meter } = match pooled {
+            Some(pooled) => pooled,
+            None => Upward {
+                transport: upstream.connect(endpoint, &link.context.ring, link.waker)?,
+                meter: counted.map(|(target, reporter)| Meter::new(reporter, target.id)),
+            },
         };
+        if let (Some((target, reporter)), Some(meter)) = (counted, &mut meter) {
+            transport.socket().count_for(reporter.target_account(target.id));
+            meter.used();
+        }
         Ok(Attempt {
             endpoint,
             transport,
+            meter,
             connecting: !reused,
             reused,
             heard: false,
@@ -98,7 +108,7 @@ impl Attempt {
 enum Head {
     Partial,
     Interim { is_continue: bool },
-    Final { persistent: bool, close: bool, download: Pump },
+    Final { status: u16, persistent: bool, close: bool, download: Pump },
     Switched,
     Refused(Reason),
 }
@@ -128,8 +138,10 @@ impl Exchange {
                     self.expects &= !is_continue;
                     return Answered::Interim;
                 }
-                Head::Final { persistent, close, download } => {
-                    attempt.load.answered(link.context.clock());
+                Head::Final { status, persistent, close, download } => {
+                    let now = link.context.clock();
+                    attempt.load.answered(now);
+                    self.ledger.answered(now, status, download.is_ended());
                     self.upstream.answered(attempt.endpoint, download.is_ended());
                     self.rules.response_begun(persistent);
                     if close {
@@ -176,12 +188,15 @@ impl Exchange {
                     (head, framing, consumed)
                 }
             };
-            let Head::Final { persistent, close, mut download } = head else {
+            let Head::Final { status, persistent, close, mut download } = head else {
                 return (consumed, head);
             };
             let persistent = persistent && framing != Framing::UntilClose;
             match download.take(&mut bytes[consumed..], out) {
-                Ok(taken) => (consumed + taken, Head::Final { persistent, close, download }),
+                Ok(taken) => {
+                    let head = Head::Final { status, persistent, close, download };
+                    (consumed + taken, head)
+                }
                 Err(BodyError::TooLarge) => (bytes.len(), Head::Refused(Reason::ResponseTooLarge)),
                 Err(_) => {
                     // Nothing of this answer has been sent yet, so it can still be refused whole.
@@ -235,6 +250,7 @@ fn write_head(
         return Head::Switched;
     }
     Head::Final {
+        status: response.status,
         persistent: response.facts.persistent,
         close,
         download: Pump::new(response.facts.framing, framing, None),

@@ -15,9 +15,11 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
-use super::context::{Context, Hold, Router};
+use super::context::{Context, Hold, Router, Server};
 use super::exchange::{Exchange, Link, Turn};
+use super::ledger::{Bytes, Ledger};
 use super::transport::Transport;
 use super::tunnel::Tunnel;
 use crate::http::{Framing, Method, Peer, PeerText, Reason, Request, Version};
@@ -71,6 +73,10 @@ pub(super) struct Connection {
     /// What the client had acknowledged when that was last looked at.
     acknowledged_bytes: u64,
     state: State,
+    /// The server that accepted it, as telemetry knows it.
+    server: u32,
+    opened: Duration,
+    requests: u32,
     _hold: Hold,
 }
 
@@ -78,6 +84,8 @@ pub(super) struct Connection {
 enum Head {
     Partial,
     Exchange(Box<Exchange>),
+    /// It is no head, or too large for one.
+    Malformed(Reason),
     /// Answered here, by what is in the buffer.
     Local {
         answer: Vec<u8>,
@@ -92,19 +100,19 @@ enum Head {
 
 impl Connection {
     /// Serves a client until it or we have had enough.
-    pub(super) async fn serve(context: Rc<Context>, router: Rc<Router>, fd: OwnedFd, hold: Hold) {
+    pub(super) async fn serve(context: Rc<Context>, server: usize, fd: OwnedFd, hold: Hold) {
         let mut connection =
-            Connection::new(context, router, fd, hold, ring::current_waker().await);
+            Connection::new(context, server, fd, hold, ring::current_waker().await);
         while connection.step() {
             ring::wait().await;
         }
     }
 
     /// Tells a client that the shard is full.
-    pub(super) async fn refuse(context: Rc<Context>, router: Rc<Router>, fd: OwnedFd, hold: Hold) {
+    pub(super) async fn refuse(context: Rc<Context>, server: usize, fd: OwnedFd, hold: Hold) {
         let mut connection =
-            Connection::new(context, router, fd, hold, ring::current_waker().await);
-        connection.answer(Reason::Overloaded, true, false);
+            Connection::new(context, server, fd, hold, ring::current_waker().await);
+        connection.refuse_head(Reason::Overloaded);
         while connection.step() {
             ring::wait().await;
         }
@@ -112,12 +120,18 @@ impl Connection {
 
     fn new(
         context: Rc<Context>,
-        router: Rc<Router>,
+        server: usize,
         fd: OwnedFd,
         hold: Hold,
         waker: Waker,
     ) -> Connection {
+        let Server { router, id: server } = &context.servers[server];
+        let (router, server) = (router.clone(), *server);
         let socket = Socket::adopt(&context.ring, fd, Whose::Client, waker.clone());
+        if let Some(reporter) = &context.reporter {
+            socket.count_for(reporter.server_account(server));
+            reporter.record(|recorder| recorder.connected(server));
+        }
         let address = socket.peer_address();
         let peer = Peer {
             ip: address.map(|address| address.ip()),
@@ -133,6 +147,9 @@ impl Connection {
             small_requests: 0,
             acknowledged_bytes: 0,
             state: State::Idle,
+            opened: context.stamp(),
+            requests: 0,
+            server,
             context,
             router,
             _hold: hold,
@@ -177,10 +194,11 @@ impl Connection {
             match self.read_head() {
                 Head::Partial if self.client.progress().has_piece => {}
                 Head::Partial if self.is_too_much() => {
-                    return self.answer(Reason::Overloaded, true, false);
+                    return self.refuse_head(Reason::Overloaded);
                 }
                 Head::Partial => break,
                 Head::Exchange(exchange) => {
+                    self.requests += 1;
                     let small = exchange.came_whole();
                     self.small_requests =
                         if small { self.small_requests.saturating_add(1) } else { 0 };
@@ -188,11 +206,14 @@ impl Connection {
                     self.state = State::Exchanging(exchange);
                     return false;
                 }
+                Head::Malformed(reason) => return self.refuse_head(reason),
                 Head::Local { answer, close } => {
+                    self.requests += 1;
                     self.client.send(Chunk::heap(answer));
                     return self.after_answer(close);
                 }
                 Head::Refused { reason, close, head_only } => {
+                    self.requests += 1;
                     return self.answer(reason, close, head_only);
                 }
             }
@@ -233,7 +254,7 @@ impl Connection {
     fn idle_for_too_long(&mut self) -> bool {
         let awaits = self.awaits;
         match awaits {
-            Awaits::RestOfHead => self.answer(Reason::ClientTimeout, true, false),
+            Awaits::RestOfHead => self.refuse_head(Reason::ClientTimeout),
             // The last answer has not left yet: idle begins when it has.
             Awaits::Unset | Awaits::Request | Awaits::DrainsEnd
                 if !self.client.progress().all_sent =>
@@ -278,15 +299,13 @@ impl Connection {
             timer: &self.timer,
             many: self.small_requests >= SMALL_REQUESTS,
         };
-        let (parser, peer) = (&mut self.parser, &self.peer);
+        let (parser, peer, server) = (&mut self.parser, &self.peer, self.server);
         self.client.with_input(|bytes| {
             let mut storage = FieldStorage::new();
             let (head, consumed) = match parser.parse(bytes, &mut storage) {
                 Ok(None) => return (0, Head::Partial),
-                Ok(Some((request, consumed))) => (accept(&request, peer, &link), consumed),
-                Err(reason) => {
-                    return (bytes.len(), Head::Refused { reason, close: true, head_only: false });
-                }
+                Ok(Some((request, consumed))) => (accept(&request, peer, server, &link), consumed),
+                Err(reason) => return (bytes.len(), Head::Malformed(reason)),
             };
             let Head::Exchange(mut exchange) = head else {
                 return (consumed, head);
@@ -294,7 +313,8 @@ impl Connection {
             match exchange.inline_body(&mut bytes[consumed..]) {
                 Ok(taken) => (consumed + taken, Head::Exchange(exchange)),
                 Err(reason) => {
-                    (bytes.len(), Head::Refused { reason, close: true, head_only: false })
+                    let refused = refused(exchange.ledger, reason, true, false, link.context);
+                    (bytes.len(), refused)
                 }
             }
         })
@@ -308,7 +328,11 @@ impl Connection {
             timer: &self.timer,
             many: self.small_requests >= SMALL_REQUESTS,
         };
-        match exchange.step(&mut self.client, &link) {
+        let turn = exchange.step(&mut self.client, &link);
+        if !matches!(turn, Turn::Wait) {
+            self.account(&mut exchange, &turn);
+        }
+        match turn {
             Turn::Wait => {
                 self.state = State::Exchanging(exchange);
                 true
@@ -329,12 +353,31 @@ impl Connection {
                 let attempt = exchange.attempt.take();
                 self.recycle(exchange);
                 if let Some(attempt) = attempt {
+                    self.context.record(|recorder| recorder.tunnel(self.server, true));
                     self.state = State::Tunnel(Box::new(Tunnel::new(attempt)));
                 }
                 false
             }
-            Turn::Broken | Turn::ClientGone => self.reset(),
+            Turn::Broken(_) | Turn::ClientGone => self.reset(),
         }
+    }
+
+    /// Counts a request that is over.
+    fn account(&self, exchange: &mut Exchange, turn: &Turn) {
+        let mut bytes = exchange.moved();
+        let ledger = &mut exchange.ledger;
+        let (reason, status) = match turn {
+            Turn::Wait | Turn::Done { .. } => (None, None),
+            Turn::Tunnel => (None, Some(101)),
+            Turn::Broken(reason) => (Some(*reason), None),
+            Turn::ClientGone => (Some(Reason::ClientClosed), Some(ledger.status_when_gone())),
+            Turn::Answer { reason, .. } => {
+                let head_only = exchange.rules.method == Method::Head;
+                bytes.response = error_bytes(*reason, head_only);
+                (Some(*reason), Some(reason.status()))
+            }
+        };
+        ledger.ended(&self.context, reason, status, bytes);
     }
 
     fn tunnel(&mut self, mut tunnel: Box<Tunnel>) -> bool {
@@ -350,8 +393,14 @@ impl Connection {
                 self.state = State::Tunnel(tunnel);
                 true
             }
-            Turn::Done { .. } => self.closing(true),
-            Turn::Broken | Turn::ClientGone | Turn::Answer { .. } | Turn::Tunnel => self.reset(),
+            Turn::Done { .. } => {
+                self.context.record(|recorder| recorder.tunnel(self.server, false));
+                self.closing(true)
+            }
+            Turn::Broken(_) | Turn::ClientGone | Turn::Answer { .. } | Turn::Tunnel => {
+                self.context.record(|recorder| recorder.tunnel(self.server, false));
+                self.reset()
+            }
         }
     }
 
@@ -361,6 +410,13 @@ impl Connection {
         if spare.len() < SPARE_EXCHANGES {
             spare.push(exchange);
         }
+    }
+
+    /// Answers what is no complete request, and closes.
+    fn refuse_head(&mut self, reason: Reason) -> bool {
+        self.requests += 1;
+        self.context.record(|recorder| recorder.refused(self.server, reason));
+        self.answer(reason, true, false)
     }
 
     /// Sends an answer of our own.
@@ -422,8 +478,16 @@ impl Connection {
 
     /// The drain has ended before this connection did.
     fn break_off(&mut self) -> bool {
-        match self.state {
-            State::Exchanging(_) | State::Tunnel(_) => self.reset(),
+        match std::mem::replace(&mut self.state, State::Gone) {
+            State::Exchanging(mut exchange) => {
+                // It took longer than a drain may.
+                self.account(&mut exchange, &Turn::Broken(Reason::RequestTimeout));
+                self.reset()
+            }
+            State::Tunnel(_) => {
+                self.context.record(|recorder| recorder.tunnel(self.server, false));
+                self.reset()
+            }
             State::Idle | State::Closing { .. } | State::Gone => self.gone(),
         }
     }
@@ -443,32 +507,69 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(reporter) = &self.context.reporter {
+            let lasted = self.context.stamp().saturating_sub(self.opened);
+            let requests = u64::from(self.requests);
+            reporter.record(|recorder| recorder.disconnected(self.server, lasted, requests));
+        }
+    }
+}
+
+/// Bytes of the body of an answer of our own.
+fn error_bytes(reason: Reason, head_only: bool) -> u64 {
+    if head_only { 0 } else { reason.text().len() as u64 + 1 }
+}
+
+/// Bytes of the body of a whole answer.
+fn body_bytes(answer: &[u8]) -> u64 {
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    head.map_or(0, |head| (answer.len() - head - 4) as u64)
+}
+
+/// A complete head that is answered with a reason of ours.
+fn refused(
+    mut ledger: Ledger,
+    reason: Reason,
+    close: bool,
+    head_only: bool,
+    context: &Context,
+) -> Head {
+    let bytes = Bytes { request: 0, response: error_bytes(reason, head_only) };
+    ledger.ended(context, Some(reason), Some(reason.status()), bytes);
+    Head::Refused { reason, close, head_only }
+}
+
 /// Where a request goes, or why it goes nowhere.
-fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
+fn accept(request: &Request<'_, '_>, peer: &PeerText, server: u32, link: &Link<'_>) -> Head {
     let (context, router) = (link.context, link.router);
+    let mut ledger = Ledger::begin(context, server);
     let has_body =
         request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
     // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
     let persistent = request.facts.persistent && request.version == Version::Http11;
     let close = !persistent || has_body || context.is_closing();
     let head_only = request.method == Method::Head;
-    let refused = |reason, close| Head::Refused { reason, close, head_only };
+    let refused = |ledger, reason, close| refused(ledger, reason, close, head_only, context);
     if request.method == Method::Connect {
-        return refused(Reason::MethodNotAllowed, true);
+        return refused(ledger, Reason::MethodNotAllowed, true);
     }
     if request.is_for_us() {
         let mut answer = context.ring.buffer();
         encode::local_answer(&mut answer, request, close);
+        let bytes = Bytes { request: 0, response: body_bytes(&answer) };
+        ledger.ended(context, None, Some(200), bytes);
         return Head::Local { answer, close };
     }
     if let (Framing::Length(bytes), Some(max)) = (request.facts.framing, router.max_body_bytes)
         && bytes > max
     {
-        return refused(Reason::BodyTooLarge, true);
+        return refused(ledger, Reason::BodyTooLarge, true);
     }
     let service = match router.table.find(request.host, request.target.path) {
-        Err(_) => return refused(Reason::BadRequest, true),
-        Ok(None) => return refused(Reason::NoRoute, close),
+        Err(_) => return refused(ledger, Reason::BadRequest, true),
+        Ok(None) => return refused(ledger, Reason::NoRoute, close),
         Ok(Some(service)) => service,
     };
     let asks_upgrade = request.upgrade_token().is_some_and(|token| {
@@ -478,7 +579,8 @@ fn accept(request: &Request<'_, '_>, peer: &PeerText, link: &Link<'_>) -> Head {
     encode::request(&mut head, request, &router.rules, peer, asks_upgrade);
     encode::end(&mut head);
     let upstream = router.upstreams[service].clone();
-    let exchange = Exchange::new(request, upstream, asks_upgrade, head, link);
+    ledger.routed(context, router.targets[service].as_ref());
+    let exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, link);
     Head::Exchange(match context.spare.borrow_mut().pop() {
         Some(mut spare) => {
             *spare = exchange;

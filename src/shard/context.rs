@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -9,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::exchange::Exchange;
 use super::peers::Peers;
+use super::report::{Reporter, Reporting};
 use super::upstream::Upstream;
 use crate::config::{self, ClientTimeouts, Config, ShardSettings};
 use crate::http::{ForwardRules, Mode};
 use crate::policy::{Rng, Route, RouteTable};
 use crate::ring::Ring;
+use crate::telemetry::layout::{ServerName, TargetIds, TargetName};
+use crate::telemetry::record::Recorder;
 
 /// A router as its connections use it.
 pub(super) struct Router {
@@ -24,10 +28,28 @@ pub(super) struct Router {
     pub(super) upgrades: Vec<String>,
     /// By the index that a route names.
     pub(super) upstreams: Rc<[Rc<Upstream>]>,
+    /// What each of them is counted as; `None` where nothing is counted, or no route leads there.
+    pub(super) targets: Vec<Option<Rc<TargetIds>>>,
+}
+
+/// A listening address.
+pub(super) struct Server {
+    pub(super) router: Rc<Router>,
+    /// What it is counted as; of no meaning where nothing is counted.
+    pub(super) id: u32,
 }
 
 impl Router {
-    fn new(router: &config::Router, upstreams: &Rc<[Rc<Upstream>]>) -> Router {
+    fn new(
+        router: &config::Router,
+        upstreams: &Rc<[Rc<Upstream>]>,
+        reporter: Option<&Reporter>,
+    ) -> Router {
+        let target = |upstream: &Rc<Upstream>| {
+            let (router, service) = (router.label.clone(), upstream.name.clone());
+            let ids = reporter?.layout.target_ids(&TargetName { router, service })?;
+            Some(Rc::new(ids.clone()))
+        };
         let mode = |mode| match mode {
             config::Mode::Off => Mode::Off,
             config::Mode::Append => Mode::Append,
@@ -49,6 +71,7 @@ impl Router {
             max_body_bytes: router.max_body_bytes,
             upgrades: router.upgrades.clone(),
             upstreams: upstreams.clone(),
+            targets: upstreams.iter().map(target).collect(),
         }
     }
 }
@@ -75,7 +98,10 @@ pub(super) struct Context {
     pub(super) peers: Arc<Peers>,
     pub(super) ring: Ring,
     pub(super) settings: ShardSettings,
-    pub(super) routers: Vec<Rc<Router>>,
+    /// In the order of the configuration, router by router.
+    pub(super) servers: Vec<Server>,
+    /// `None`: `telemetry: off`.
+    pub(super) reporter: Option<Rc<Reporter>>,
     pub(super) upstreams: Rc<[Rc<Upstream>]>,
     pub(super) rng: RefCell<Rng>,
     started: Instant,
@@ -97,28 +123,61 @@ impl Context {
         ring: Ring,
         settings: ShardSettings,
         config: &Config,
+        addresses: &[SocketAddr],
+        reporting: Option<Reporting>,
         seed: u64,
     ) -> io::Result<Context> {
+        let started = Instant::now();
+        let reporter =
+            reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         let shards = config.runtime.shards.len();
-        let upstreams = config.services.iter().map(|service| Upstream::new(service, shards));
+        let services = config.services.iter().enumerate();
+        let upstreams = services.map(|(index, service)| Upstream::new(index, service, shards));
         let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
-        let routers = config.routers.iter().map(|router| Rc::new(Router::new(router, &upstreams)));
+        let mut servers = Vec::new();
+        for router in &config.routers {
+            let label = &router.label;
+            let listens = router.servers.len();
+            let router = Rc::new(Router::new(router, &upstreams, reporter.as_deref()));
+            for address in &addresses[servers.len()..][..listens] {
+                let name = ServerName { router: label.clone(), address: *address };
+                let id = reporter.as_ref().and_then(|it| it.layout.server_id(&name));
+                servers.push(Server { router: router.clone(), id: id.unwrap_or(0) });
+            }
+        }
         Ok(Context {
             number,
             peers,
             ring,
             settings,
-            routers: routers.collect(),
+            servers,
+            reporter,
             upstreams,
             rng: RefCell::new(Rng::new(seed)),
-            started: Instant::now(),
+            started,
             drain: Cell::new(None),
             held: Cell::new(0),
             connections: Cell::new(0),
             control: RefCell::new(None),
             spare: RefCell::default(),
         })
+    }
+
+    /// Tells the recorder, if there is one.
+    #[inline]
+    pub(super) fn record(&self, record: impl FnOnce(&mut Recorder)) {
+        if let Some(reporter) = &self.reporter {
+            reporter.record(record);
+        }
+    }
+
+    /// A reading of the clock for telemetry's sake; none is made where there is no telemetry.
+    pub(super) fn stamp(&self) -> Duration {
+        match self.reporter {
+            Some(_) => self.clock(),
+            None => Duration::ZERO,
+        }
     }
 
     /// A reading of the clock, for latencies. `Ring::now` is what deadlines are set by.

@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use super::attempt::{Answered, Attempt};
 use super::context::{Context, Router};
+use super::ledger::{Bytes, Ledger};
 use super::pump::{Pump, Pumped};
 use super::transport::Transport;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, Upward};
 use crate::http::{self, Framing, Reason, Request, Verdict};
 use crate::http1::{BodyError, encode};
 use crate::ring::{Chunk, End, PIECE_BYTES, Timer};
@@ -51,7 +52,7 @@ pub(super) enum Turn {
         close: bool,
     },
     /// The client has a part of an answer and gets no more.
-    Broken,
+    Broken(Reason),
     ClientGone,
     /// A 101 was relayed: bytes from here on.
     Tunnel,
@@ -81,6 +82,7 @@ enum Look {
 pub(super) struct Exchange {
     pub(super) rules: http::Exchange,
     pub(super) upstream: Rc<Upstream>,
+    pub(super) ledger: Ledger,
     pub(super) attempt: Option<Attempt>,
     /// The head as it goes out, and what of the body came with it.
     head: Vec<u8>,
@@ -112,6 +114,7 @@ impl Exchange {
     pub(super) fn new(
         request: &Request<'_, '_>,
         upstream: Rc<Upstream>,
+        ledger: Ledger,
         asks_upgrade: bool,
         head: Vec<u8>,
         link: &Link<'_>,
@@ -124,6 +127,7 @@ impl Exchange {
         Exchange {
             rules: http::Exchange::new(request.method, request.version, facts.persistent),
             upstream,
+            ledger,
             attempt: None,
             head,
             upload: Pump::new(facts.framing, facts.framing, link.router.max_body_bytes),
@@ -159,6 +163,11 @@ impl Exchange {
     /// Whether the request came whole with its head.
     pub(super) fn came_whole(&self) -> bool {
         self.upload.is_ended()
+    }
+
+    /// What of the bodies has been moved.
+    pub(super) fn moved(&self) -> Bytes {
+        Bytes { request: self.upload.moved_bytes, response: self.download.moved_bytes }
     }
 
     /// Gives back what an exchange that is over has kept.
@@ -213,8 +222,8 @@ impl Exchange {
         self.phase = Phase::New;
         self.taken_bytes = [0; 2];
         let fresh = std::mem::replace(&mut self.fresh, false);
-        let begun = Attempt::begin(&self.upstream, endpoint, fresh, now, &context.ring, link.waker);
-        match begun {
+        self.ledger.attempt_begun(context, self.upstream.index, endpoint, now);
+        match Attempt::begin(&self.upstream, endpoint, fresh, now, link) {
             Ok(attempt) => {
                 let connecting = attempt.connecting;
                 self.attempt = Some(attempt);
@@ -238,6 +247,7 @@ impl Exchange {
         match attempt.connected() {
             None => Look::Wait,
             Some(Ok(())) => {
+                self.ledger.connected(link.context);
                 self.send_request(link);
                 Look::Again
             }
@@ -330,17 +340,20 @@ impl Exchange {
     /// The answer is complete. An upload that is not has nobody to go to any more.
     fn finish(&mut self, link: &Link<'_>) -> Look {
         self.rules.response_ended();
-        if let Some(attempt) = self.attempt.take()
+        self.ledger.attempt_ended(link.context, None, self.moved());
+        if let Some(Attempt { endpoint, transport, meter, .. }) = self.attempt.take()
             && self.rules.may_reuse_upstream()
             && !self.half_closed
         {
-            self.upstream.check_in(attempt.endpoint, attempt.transport, link.context.ring.now());
+            let upward = Upward { transport, meter };
+            self.upstream.check_in(endpoint, upward, link.context.ring.now());
         }
         Look::Turn(Turn::Done { close: self.rules.closes_client() })
     }
 
     /// Ends the attempt. `None`: the request is to be tried again.
     fn fail(&mut self, reason: Reason, link: &Link<'_>) -> Option<Turn> {
+        self.ledger.attempt_ended(link.context, Some(reason), self.moved());
         let endpoint = self.attempt.as_ref().map(|attempt| attempt.endpoint);
         if let Some(mut attempt) = self.attempt.take()
             && matches!(
@@ -359,7 +372,7 @@ impl Exchange {
                 None
             }
             Verdict::Answer { close } => Some(Turn::Answer { reason, close }),
-            Verdict::Break => Some(Turn::Broken),
+            Verdict::Break => Some(Turn::Broken(reason)),
         }
     }
 

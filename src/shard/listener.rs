@@ -20,7 +20,7 @@ const MAX_REFUSALS: usize = 1024;
 /// How long accepting pauses when the process has run out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) async fn accept(context: Rc<Context>, router: usize, socket: OwnedFd, hold: Hold) {
+pub(super) async fn accept(context: Rc<Context>, server: usize, socket: OwnedFd, hold: Hold) {
     let _hold = hold;
     let waker = ring::current_waker().await;
     let timer = context.ring.timer(waker.clone());
@@ -29,7 +29,7 @@ pub(super) async fn accept(context: Rc<Context>, router: usize, socket: OwnedFd,
     let mut ignores_new = false;
     loop {
         match listener.accept() {
-            Accepted::Connection(fd) => place(&context, router, fd),
+            Accepted::Connection(fd) => place(&context, server, fd),
             Accepted::Stopped(error) if is_shortage(error) => {
                 tracing::warn!(errno = error, "accepting pauses: out of descriptors or memory");
                 paused = true;
@@ -68,30 +68,30 @@ fn ignore_new(listener: &Listener) {
 }
 
 /// Serves a connection here or on a shard that has more room.
-fn place(context: &Rc<Context>, router: usize, fd: OwnedFd) {
+fn place(context: &Rc<Context>, server: usize, fd: OwnedFd) {
     if context.drain().is_some() {
         // The others may be about to end, and what is in their mailboxes with them.
-        return serve(context, router, fd);
+        return serve(context, server, fd);
     }
-    match context.peers.place(context.number, fd, router) {
-        Placed::Here(fd) => serve(context, router, fd),
+    match context.peers.place(context.number, fd, server) {
+        Placed::Here(fd) => serve(context, server, fd),
         Placed::HandedOver => {}
-        Placed::Nowhere(fd) => refuse(context, router, fd),
+        Placed::Nowhere(fd) => refuse(context, server, fd),
     }
 }
 
 /// Serves a connection on this shard.
-pub(super) fn serve(context: &Rc<Context>, router: usize, fd: OwnedFd) {
-    let (hold, router) = (context.hold(true), context.routers[router].clone());
-    context.ring.spawn(Connection::serve(context.clone(), router, fd, hold));
+pub(super) fn serve(context: &Rc<Context>, server: usize, fd: OwnedFd) {
+    let hold = context.hold(true);
+    context.ring.spawn(Connection::serve(context.clone(), server, fd, hold));
 }
 
-fn refuse(context: &Rc<Context>, router: usize, fd: OwnedFd) {
+fn refuse(context: &Rc<Context>, server: usize, fd: OwnedFd) {
     if context.connections() >= context.settings.max_connections + MAX_REFUSALS {
         return;
     }
-    let (hold, router) = (context.hold(true), context.routers[router].clone());
-    context.ring.spawn(Connection::refuse(context.clone(), router, fd, hold));
+    let hold = context.hold(true);
+    context.ring.spawn(Connection::refuse(context.clone(), server, fd, hold));
 }
 
 fn is_shortage(errno: i32) -> bool {

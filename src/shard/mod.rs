@@ -6,19 +6,23 @@
 //! but what DESIGN section 3 lists.
 //!
 //! In reading order: `listener`, `connection` (a client's states), `exchange` and `attempt` (one
-//! request), `pump` (a body), `tunnel`, `upstream` (balancer and pools), `transport` (bytes).
+//! request), `pump` (a body), `tunnel`, `upstream` (balancer and pools), `transport` (bytes), `ledger`
+//! and `report` (what telemetry is told).
 
 mod attempt;
 mod connection;
 mod context;
 mod exchange;
+mod ledger;
 mod listener;
 mod peers;
 mod pump;
+mod report;
 mod transport;
 mod tunnel;
 mod upstream;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +32,7 @@ use crossbeam_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
 
 pub use self::peers::Peers;
+pub use self::report::Reporting;
 
 use self::context::Context;
 use crate::config::Config;
@@ -42,8 +47,18 @@ pub const MAILBOX_CAPACITY: usize = 256;
 /// How often the keeper looks at the pools though nothing disturbed it.
 const KEEPER_PERIOD: Duration = Duration::from_secs(1);
 
-/// A shard's listening sockets, with the index of the router that each belongs to.
+/// A shard's listening sockets, with the index of the server that each belongs to: the
+/// configuration's, router by router.
 pub type Listeners = Vec<(OwnedFd, usize)>;
+
+/// What a shard is started with besides the configuration.
+pub struct Given {
+    pub listeners: Listeners,
+    /// Where each server came to listen, in the order of their indices.
+    pub addresses: Arc<[SocketAddr]>,
+    /// `None`: `telemetry: off`.
+    pub reporting: Option<Reporting>,
+}
 
 /// A running shard, as the supervisor holds it.
 pub struct Shard {
@@ -58,7 +73,7 @@ impl Shard {
         config: Arc<Config>,
         peers: Arc<Peers>,
         mailbox: Mailbox<Command>,
-        listeners: Listeners,
+        given: Given,
         events: Sender<Event>,
     ) -> Result<Shard, String> {
         let core = config.runtime.shards[number].core;
@@ -67,7 +82,7 @@ impl Shard {
             .io_memory(GLOMMIO_IO_BYTES)
             .ring_depth(16)
             .spawn(move || async move {
-                let event = match run(number, &config, peers, listeners, mailbox, &events).await {
+                let event = match run(number, &config, peers, given, mailbox, &events).await {
                     Ok(()) => Event::ShardDone { shard: number },
                     Err(why) => Event::ShardFailed { shard: number, why },
                 };
@@ -87,7 +102,7 @@ async fn run(
     number: usize,
     config: &Config,
     peers: Arc<Peers>,
-    listeners: Listeners,
+    given: Given,
     mailbox: Mailbox<Command>,
     events: &Sender<Event>,
 ) -> Result<(), String> {
@@ -100,14 +115,19 @@ async fn run(
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
     let seed = seed_of(number);
-    let context = Context::new(number, peers, ring.clone(), settings, config, seed)
-        .map_err(|error| format!("an endpoint's address: {error}"))?;
+    let Given { listeners, addresses, reporting } = given;
+    let context =
+        Context::new(number, peers, ring.clone(), settings, config, &addresses, reporting, seed);
+    let context = context.map_err(|error| format!("an endpoint's address: {error}"))?;
     let context = Rc::new(context);
-    for (socket, router) in listeners {
+    for (socket, server) in listeners {
         let hold = context.hold(false);
-        ring.spawn(listener::accept(context.clone(), router, socket, hold));
+        ring.spawn(listener::accept(context.clone(), server, socket, hold));
     }
     ring.spawn(keep_pools(context.clone()));
+    if let Some(reporter) = &context.reporter {
+        ring.spawn(report::report(context.clone(), reporter.clone()));
+    }
     ring.spawn(obey(context.clone(), mailbox));
     let _ = events.send(Event::ShardReady { shard: number });
     ring.drive(&ring_settings).await;
@@ -143,7 +163,7 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
     loop {
         while let Some(command) = mailbox.take() {
             match command {
-                Command::Adopt { socket, router } => listener::serve(&context, router, socket),
+                Command::Adopt { socket, server } => listener::serve(&context, server, socket),
                 Command::Drain { grace, drain } => {
                     context.begin_drain(grace, drain);
                     context.ring.wake_all();
@@ -161,6 +181,9 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
             }
             if context.held() == 0 || over {
                 context.upstreams.iter().for_each(|upstream| upstream.close_idle());
+                if let Some(reporter) = &context.reporter {
+                    reporter.finish(&context);
+                }
                 context.ring.stop();
                 return;
             }

@@ -53,7 +53,7 @@ impl Peers {
     }
 
     /// Finds a shard for a socket that shard `me` has accepted.
-    pub(super) fn place(&self, me: usize, socket: OwnedFd, router: usize) -> Placed {
+    pub(super) fn place(&self, me: usize, socket: OwnedFd, server: usize) -> Placed {
         let count = |peer: &Peer| peer.connections.0.load(Ordering::Relaxed);
         let mine = count(&self.shards[me]);
         let has_room = mine < self.shards[me].max_connections;
@@ -65,7 +65,7 @@ impl Peers {
         if has_room && mine <= least + least / 4 + UNEVEN {
             return Placed::Here(socket);
         }
-        match emptiest.commands.send(Command::Adopt { socket, router }) {
+        match emptiest.commands.send(Command::Adopt { socket, server }) {
             Ok(()) => Placed::HandedOver,
             Err(MailboxFull(Command::Adopt { socket, .. })) => Placed::Here(socket),
             Err(MailboxFull(_)) => Placed::HandedOver,

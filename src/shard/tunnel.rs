@@ -3,12 +3,14 @@
 use super::attempt::Attempt;
 use super::exchange::{Link, Turn};
 use super::pump::{Pump, Pumped};
+use super::report::Meter;
 use super::transport::Transport;
 use super::upstream::Load;
 use crate::http::Framing;
 
 pub(super) struct Tunnel {
     upstream: Transport,
+    _meter: Option<Meter>,
     /// A tunnel is load on its endpoint for as long as it lasts.
     _load: Load,
     up: Pump,
@@ -23,6 +25,7 @@ impl Tunnel {
         let pump = || Pump::new(Framing::UntilClose, Framing::UntilClose, None);
         Tunnel {
             upstream: attempt.transport,
+            _meter: attempt.meter,
             _load: attempt.load,
             up: pump(),
             down: pump(),
@@ -43,7 +46,9 @@ impl Tunnel {
         for pumped in [up, down] {
             match pumped {
                 Pumped::Waiting | Pumped::Ended => {}
-                Pumped::Refused(_) | Pumped::SourceLost | Pumped::SinkLost => return Turn::Broken,
+                Pumped::Refused(_) | Pumped::SourceLost | Pumped::SinkLost => {
+                    return Turn::ClientGone;
+                }
             }
         }
         pass_end(up, &mut self.up_closed, &self.upstream);

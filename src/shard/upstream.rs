@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
+use super::report::Meter;
 use super::transport::Transport;
 use crate::config::{self, Address, UpstreamTimeouts};
 use crate::policy::{Balancer, Kind, Rng};
 use crate::ring::{Ring, Socket};
+use crate::telemetry::record::{EndpointState, NodeGauges, ServiceGauges};
 
 /// Small answers in a row after which a pooled connection is armed for many receives: one
 /// submission less per request, where a large answer would come in pieces and cost a cancel.
@@ -29,11 +31,19 @@ pub(super) struct Endpoint {
 }
 
 struct Idle {
-    transport: Transport,
+    link: Upward,
     since: Duration,
 }
 
+/// A connection to an endpoint, and what counts it.
+pub(super) struct Upward {
+    pub(super) transport: Transport,
+    pub(super) meter: Option<Meter>,
+}
+
 pub(super) struct Upstream {
+    /// In the order of the configuration.
+    pub(super) index: usize,
     pub(super) name: String,
     pub(super) timeouts: UpstreamTimeouts,
     balancer: RefCell<Balancer>,
@@ -46,7 +56,11 @@ pub(super) struct Upstream {
 
 impl Upstream {
     /// The part of a service that falls to one of `shards` shards.
-    pub(super) fn new(service: &config::Service, shards: usize) -> io::Result<Upstream> {
+    pub(super) fn new(
+        index: usize,
+        service: &config::Service,
+        shards: usize,
+    ) -> io::Result<Upstream> {
         let kind = match service.balancer {
             config::Balancer::RoundRobin => Kind::RoundRobin,
             config::Balancer::LeastLoaded => Kind::LeastLoaded,
@@ -64,6 +78,7 @@ impl Upstream {
             })
         });
         Ok(Upstream {
+            index,
             name: service.name.clone(),
             timeouts: service.timeouts.clone(),
             balancer: RefCell::new(Balancer::new(kind, &weights)),
@@ -79,14 +94,15 @@ impl Upstream {
     }
 
     /// A pooled connection to an endpoint that is fit for use.
-    pub(super) fn checkout(&self, endpoint: usize, waker: &Waker) -> Option<Transport> {
+    pub(super) fn checkout(&self, endpoint: usize, waker: &Waker) -> Option<Upward> {
         let mut pool = self.endpoints[endpoint].idle.borrow_mut();
         while let Some(idle) = pool.pop() {
             self.idle_count.set(self.idle_count.get() - 1);
             // Armed: else its end could not have been noticed.
-            if idle.transport.socket().is_quiet() && idle.transport.progress().receiving {
-                idle.transport.set_owner(waker);
-                return Some(idle.transport);
+            let transport = &idle.link.transport;
+            if transport.socket().is_quiet() && transport.progress().receiving {
+                transport.set_owner(waker);
+                return Some(idle.link);
             }
         }
         None
@@ -103,7 +119,8 @@ impl Upstream {
     }
 
     /// Puts a connection whose exchange ended cleanly into the pool, or closes it if that is full.
-    pub(super) fn check_in(&self, endpoint: usize, transport: Transport, now: Duration) {
+    pub(super) fn check_in(&self, endpoint: usize, link: Upward, now: Duration) {
+        let transport = &link.transport;
         if self.idle_count.get() >= self.max_idle || transport.has_input() {
             return;
         }
@@ -111,7 +128,7 @@ impl Upstream {
         transport.socket().wake_when_sent(false);
         transport.socket().receive(endpoint.small_answers.get() >= SMALL_ANSWERS);
         transport.socket().park();
-        endpoint.idle.borrow_mut().push(Idle { transport, since: now });
+        endpoint.idle.borrow_mut().push(Idle { link, since: now });
         self.idle_count.set(self.idle_count.get() + 1);
     }
 
@@ -132,13 +149,42 @@ impl Upstream {
             let mut pool = endpoint.idle.borrow_mut();
             let before = pool.len();
             pool.retain(|idle| {
-                let socket = idle.transport.socket();
+                let socket = idle.link.transport.socket();
                 // A receive that was being taken back when the connection came here is idle now.
                 socket.receive(false);
                 socket.is_quiet() && now < idle.since + self.idle_timeout
             });
             self.idle_count.set(self.idle_count.get() - (before - pool.len()));
         }
+    }
+
+    /// The balancer and the pool as they are now.
+    pub(super) fn gauges(&self) -> ServiceGauges {
+        let balancer = self.balancer.borrow();
+        let load = (0..balancer.len()).map(|at| u64::from(balancer.pending(at))).sum();
+        let idle = self.idle_count.get() as u64;
+        ServiceGauges {
+            size: balancer.len() as u64,
+            available: balancer.available() as u64,
+            load,
+            // An attempt and a tunnel have one connection each.
+            pool_size: idle + load,
+            pool_cached: idle,
+            ..ServiceGauges::default()
+        }
+    }
+
+    /// Its endpoints, in order.
+    pub(super) fn nodes(&self, now: Duration, out: &mut Vec<NodeGauges>) {
+        let balancer = self.balancer.borrow();
+        out.extend((0..balancer.len()).map(|at| NodeGauges {
+            load: u64::from(balancer.pending(at)),
+            ewma_us: balancer.latency(at, now).map_or(0, |it| it.as_micros() as u64),
+            state: match balancer.is_available(at) {
+                true => EndpointState::Available,
+                false => EndpointState::Ejected,
+            },
+        }));
     }
 
     pub(super) fn close_idle(&self) {

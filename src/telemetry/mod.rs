@@ -8,11 +8,12 @@
 //!
 //! In reading order: `layout` (ids), `buckets` and `samples` (values by id), `record` (what a shard
 //! does), `distribution`, `state` and `merge` (what the telemetry thread has), `names` (what it is
-//! called), `process`, `feed` and `exporters` (how it is told).
+//! called), `process`, `collect`, `feed` and `exporters` (how it is told).
 //!
 //! A shard never waits for this thread, and this thread never asks a shard for anything.
 
 pub mod buckets;
+pub mod collect;
 pub mod distribution;
 pub mod exporters;
 pub mod feed;

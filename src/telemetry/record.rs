@@ -490,6 +490,18 @@ impl Recorder {
         self.spare = Some(std::mem::replace(&mut self.now, unsent.recording));
     }
 
+    /// Sends what is left when the shard ends, waiting up to `patience` for a buffer to come back.
+    pub fn finish(&mut self, patience: Duration, fill: impl FnOnce(&mut Gauges)) {
+        if self.spare.is_none() {
+            let Ok(mut returned) = self.outlet.returned.recv_timeout(patience) else {
+                return;
+            };
+            returned.reset(&self.layout);
+            self.spare = Some(returned);
+        }
+        self.flush(fill);
+    }
+
     /// An empty recording. `None`: all of them are on the way, so this one is carried on.
     fn next_recording(&mut self) -> Option<Box<Recording>> {
         if let Some(spare) = self.spare.take() {

@@ -40,5 +40,27 @@ pub struct Kind {
     pub make: fn(&ExporterSettings) -> Result<Box<dyn Exporter>, String>,
 }
 
+/// An exporter that has its settings.
+pub struct Made {
+    pub kind: &'static str,
+    pub exporter: Box<dyn Exporter>,
+}
+
+/// The tables of some kinds, for the configuration.
+pub fn specs(kinds: &[Kind]) -> Vec<&'static ExporterSpec> {
+    kinds.iter().map(|kind| kind.spec).collect()
+}
+
+/// Makes what is configured, or says where in the configuration what is wrong.
+pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, String> {
+    let make = |settings: &ExporterSettings| {
+        let kind = kinds.iter().find(|kind| kind.spec == settings.spec);
+        let kind = kind.ok_or_else(|| format!("{}: no such exporter", settings.at))?;
+        let exporter = (kind.make)(settings).map_err(|why| format!("{}: {why}", settings.at))?;
+        Ok(Made { kind: kind.spec.kind, exporter })
+    };
+    settings.iter().map(make).collect()
+}
+
 /// Every kind that comes with Ringlane.
 pub const KINDS: &[Kind] = &[];

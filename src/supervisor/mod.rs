@@ -4,9 +4,10 @@
 //! socket is bound. A shard that dies takes the process with it: a core that silently serves
 //! nobody would still be sent its share of the connections.
 
-use std::io;
+mod control;
+mod listen;
+
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,24 +16,28 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::admin::{self, Admin};
+use self::control::ControlThread;
+use self::listen::bind_all;
+use crate::admin;
 use crate::config::Config;
 use crate::control::{Command, Event};
 use crate::ring::{self, MailboxSender};
-use crate::shard::{self, Listeners, Peers, Shard};
+use crate::shard::{self, Given, Listeners, Peers, Reporting, Shard};
+use crate::telemetry::collect::{self, Inlet};
+use crate::telemetry::exporters::Made;
+use crate::telemetry::layout::{Layout, Registry, ServerName, ServiceFacts, Topology};
 
-/// Connections that the kernel completes before we accept them, per shard and address. More than
-/// net.core.somaxconn are cut to that.
-const BACKLOG: i32 = 4096;
 /// How long after the end of a drain a shard may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the caller knows and the configuration does not say.
-#[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub version: &'static str,
+    /// What `Config::telemetry` asks for.
+    pub exporters: Vec<Made>,
+    /// How the log's filter is read and changed.
+    pub logging: admin::Logging,
 }
 
 /// Why the process could not run, in one line.
@@ -56,13 +61,17 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     listen_to_signals(events.clone())?;
     let config = Arc::new(config);
     let (listeners, addresses) = bind_all(&config)?;
+    let (reporting, collector) = telemetry(&config, &addresses);
     let state = admin::State::new(admin::Info {
         version: options.version,
-        cores: config.runtime.shards.iter().map(|shard| shard.core).collect(),
+        config: config.clone(),
         listeners: addresses.clone(),
+        logging: options.logging,
     });
-    let admin = start_admin(&config, state.clone(), events.clone())?;
-    let (commands, shards) = start_shards(&config, listeners, &events)?;
+    let control =
+        ControlThread::start(&config, state.clone(), collector, options.exporters, events.clone())?;
+    let (commands, shards) =
+        start_shards(&config, listeners, addresses.clone().into(), reporting, &events)?;
     await_ready(&inbox, shards.len())?;
     state.set_ready(true);
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
@@ -70,7 +79,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         version = options.version,
         cores = ?cores,
         listeners = ?addresses,
-        admin = %admin.map_or_else(|| "off".into(), |address| address.to_string()),
+        admin = %control.admin().map_or_else(|| "off".into(), |address| address.to_string()),
         "ringlane is ready"
     );
     await_end(&inbox)?;
@@ -79,6 +88,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     for shard in shards {
         shard.join().map_err(RunError)?;
     }
+    control.end();
     tracing::info!("ringlane has ended");
     Ok(())
 }
@@ -90,6 +100,8 @@ type Commands = MailboxSender<Command>;
 fn start_shards(
     config: &Arc<Config>,
     listeners: Vec<Listeners>,
+    addresses: Arc<[SocketAddr]>,
+    reporting: Vec<Option<Reporting>>,
     events: &Sender<Event>,
 ) -> Result<(Vec<Commands>, Vec<Shard>), RunError> {
     let mut mailboxes = Vec::new();
@@ -103,12 +115,63 @@ fn start_shards(
     let limits = config.runtime.shards.iter().map(|shard| shard.max_connections);
     let peers = Arc::new(Peers::new(limits.zip(commands.iter().cloned()).collect()));
     let mut shards = Vec::new();
-    for (number, (listeners, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
+    let given = listeners.into_iter().zip(reporting).map(|(listeners, reporting)| Given {
+        listeners,
+        addresses: addresses.clone(),
+        reporting,
+    });
+    for (number, (given, mailbox)) in given.zip(mailboxes).enumerate() {
         let (config, peers, events) = (config.clone(), peers.clone(), events.clone());
-        let shard = Shard::start(number, config, peers, mailbox, listeners, events);
+        let shard = Shard::start(number, config, peers, mailbox, given, events);
         shards.push(shard.map_err(|why| RunError(format!("shard {number}: {why}")))?);
     }
     Ok((commands, shards))
+}
+
+/// What each shard reports with, and what the control thread collects it with.
+fn telemetry(
+    config: &Config,
+    addresses: &[SocketAddr],
+) -> (Vec<Option<Reporting>>, Option<Collector>) {
+    let shards = config.runtime.shards.len();
+    let Some(settings) = &config.telemetry else {
+        return (vec![None; shards], None);
+    };
+    let mut registry = Registry::new(settings.max_series, settings.series_ttl);
+    let layout = registry.apply(&topology(config, addresses), Instant::now());
+    let (outlets, inlet) = collect::channels(shards);
+    let reporting = outlets.into_iter().map(|outlet| {
+        let layout = layout.clone();
+        Some(Reporting { layout, outlet, interval: settings.flush_interval })
+    });
+    (reporting.collect(), Some(Collector { layout, inlet }))
+}
+
+struct Collector {
+    layout: Arc<Layout>,
+    inlet: Inlet,
+}
+
+/// The names of what is counted.
+fn topology(config: &Config, addresses: &[SocketAddr]) -> Topology {
+    let labels = config
+        .routers
+        .iter()
+        .flat_map(|router| router.servers.iter().map(|_| router.label.clone()));
+    let servers =
+        labels.zip(addresses).map(|(router, address)| ServerName { router, address: *address });
+    let services = config.services.iter().enumerate().map(|(index, service)| {
+        let uses = |router: &&crate::config::Router| {
+            router.routes.iter().any(|route| route.service == index)
+        };
+        ServiceFacts {
+            name: service.name.clone(),
+            algorithm: service.balancer.name(),
+            endpoints: service.endpoints.iter().map(|it| it.address.to_string()).collect(),
+            routers: config.routers.iter().filter(uses).map(|it| it.label.clone()).collect(),
+        }
+    });
+    Topology { servers: servers.collect(), services: services.collect() }
 }
 
 /// Confines this thread, and those that it starts, to the control cores. Shards are pinned by their
@@ -145,80 +208,6 @@ fn listen_to_signals(events: Sender<Event>) -> Result<(), RunError> {
     };
     let started = thread::Builder::new().name("signals".into()).spawn(listen);
     started.map(drop).map_err(|error| RunError(format!("no thread for signals: {error}")))
-}
-
-/// Every shard's listening sockets, and the addresses that they came to.
-fn bind_all(config: &Config) -> Result<(Vec<Listeners>, Vec<SocketAddr>), RunError> {
-    let mut listeners: Vec<Listeners> = config.runtime.shards.iter().map(|_| vec![]).collect();
-    let mut addresses = Vec::new();
-    for (router, server) in config.routers.iter().enumerate().flat_map(|(number, router)| {
-        router.servers.iter().map(move |server| (number, server.address))
-    }) {
-        let failed =
-            |error: io::Error| RunError(format!("cannot listen on {server}: {}", describe(&error)));
-        // SO_REUSEPORT would let us share a port that another process of the same user has, and
-        // take half of its connections: it must be free without.
-        let free = socket(server, false).and_then(|socket| socket.local_addr()).map_err(failed)?;
-        let address = free.as_socket().unwrap_or(server);
-        for shard in &mut listeners {
-            let socket = socket(address, true).map_err(failed)?;
-            socket.listen(BACKLOG).map_err(failed)?;
-            shard.push((OwnedFd::from(socket), router));
-        }
-        addresses.push(address);
-    }
-    Ok((listeners, addresses))
-}
-
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // 0.0.0.0 and :: on one port are two listeners, as the configuration has them.
-        socket.set_only_v6(true)?;
-    }
-    if shared {
-        socket.set_reuse_port(true)?;
-        // Accepted sockets inherit it: no system call per connection.
-        socket.set_tcp_nodelay(true)?;
-    }
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "the port is taken by another process".into(),
-        io::ErrorKind::PermissionDenied => "this user may not use that port".into(),
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
-        _ => error.to_string(),
-    }
-}
-
-fn start_admin(
-    config: &Config,
-    state: admin::State,
-    events: Sender<Event>,
-) -> Result<Option<SocketAddr>, RunError> {
-    let Some(settings) = &config.admin else {
-        return Ok(None);
-    };
-    let wanted = settings.address;
-    let failed = |error: io::Error| {
-        RunError(format!("cannot listen on {wanted} for admin: {}", describe(&error)))
-    };
-    let listener = std::net::TcpListener::bind(wanted).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let on_request = move |request| {
-        let event = match request {
-            admin::Request::Shutdown => Event::Shutdown,
-            admin::Request::Drain => Event::Drain,
-        };
-        // Nobody listens only once the process is ending, which is what was asked for.
-        let _ = events.send(event);
-    };
-    Admin::start(listener, state, Box::new(on_request)).map_err(failed)?;
-    Ok(Some(address))
 }
 
 fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<(), RunError> {

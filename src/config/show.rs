@@ -1,0 +1,194 @@
+//! A configuration as it was understood, in the form in which it is written: what this shows can be
+//! read again and is the same, but for secrets.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use serde_yaml::{Mapping, Value};
+
+use super::{
+    Admin, Balancer, Config, Mode, Router, Runtime, Service, ShardSettings, Telemetry, cores,
+};
+
+/// What stands for a secret.
+const HIDDEN: &str = "***************(hidden)";
+
+impl Config {
+    /// Every key, with secrets hidden.
+    pub fn to_value(&self) -> Value {
+        let services = self.services.iter().map(|it| (it.name.as_str(), service(it)));
+        map([
+            ("runtime", runtime(&self.runtime)),
+            ("admin", self.admin.as_ref().map_or("off".into(), admin)),
+            ("telemetry", self.telemetry.as_ref().map_or("off".into(), telemetry)),
+            ("routers", self.routers.iter().map(|it| router(it, &self.services)).collect()),
+            ("services", map(services)),
+        ])
+    }
+}
+
+fn map<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    Value::Mapping(entries.into_iter().map(|(key, value)| (key.into(), value)).collect::<Mapping>())
+}
+
+fn text(value: impl Display) -> Value {
+    value.to_string().into()
+}
+
+fn millis(time: Duration) -> Value {
+    (time.as_millis() as u64).into()
+}
+
+/// `None` is written as 0.
+fn millis_or_zero(time: Option<Duration>) -> Value {
+    millis(time.unwrap_or_default())
+}
+
+fn runtime(runtime: &Runtime) -> Value {
+    let cores: Vec<String> = runtime.shards.iter().map(|shard| shard.core.to_string()).collect();
+    let control_cores = match runtime.control_cores.as_slice() {
+        [] => "any".into(),
+        cores => text(cores::as_text(cores)),
+    };
+    // What differs from the first shard is an override. A core's shards do not differ.
+    let first = &runtime.shards[0];
+    let mut overrides: Vec<&ShardSettings> = Vec::new();
+    for shard in &runtime.shards {
+        let same = ShardSettings { core: shard.core, ..first.clone() } == *shard;
+        if !same && !overrides.iter().any(|other| other.core == shard.core) {
+            overrides.push(shard);
+        }
+    }
+    let overrides = overrides
+        .into_iter()
+        .map(|shard| map([("cores", text(shard.core))].into_iter().chain(shard_settings(shard))));
+    map([
+        ("cores", text(cores.join(","))),
+        ("control_cores", control_cores),
+        ("shard", map(shard_settings(first))),
+        ("per_core", overrides.collect()),
+        ("drain_ms", millis(runtime.drain)),
+        ("drain_grace_ms", millis(runtime.drain_grace)),
+    ])
+}
+
+fn shard_settings(shard: &ShardSettings) -> [(&'static str, Value); 5] {
+    [
+        ("max_connections", (shard.max_connections as u64).into()),
+        ("ring_entries", shard.ring_entries.into()),
+        ("head_buffers", shard.head_buffers.into()),
+        ("max_buffered_bytes", (shard.max_buffered_bytes as u64).into()),
+        ("spin_us", (shard.spin.as_micros() as u64).into()),
+    ]
+}
+
+fn admin(admin: &Admin) -> Value {
+    let patterns = |patterns: &[super::PathPattern]| -> Value {
+        patterns.iter().map(|pattern| Value::from(pattern.as_str())).collect()
+    };
+    map([
+        ("ip", text(admin.address.ip())),
+        ("port", admin.address.port().into()),
+        ("token", admin.token.as_ref().map_or(Value::Null, |_| HIDDEN.into())),
+        (
+            "categories",
+            map([
+                ("ui", admin.ui.into()),
+                ("control", admin.control.into()),
+                ("diagnostics", admin.diagnostics.into()),
+            ]),
+        ),
+        ("allow", admin.allow.as_deref().map_or(Value::Null, patterns)),
+        ("deny", patterns(&admin.deny)),
+    ])
+}
+
+fn telemetry(telemetry: &Telemetry) -> Value {
+    let exporters = telemetry.exporters.iter().map(|exporter| {
+        map([("kind", exporter.spec.kind.into())].into_iter().chain(exporter.iter()))
+    });
+    map([
+        ("flush_interval_ms", millis(telemetry.flush_interval)),
+        ("max_series", (telemetry.max_series as u64).into()),
+        ("series_ttl_ms", millis(telemetry.series_ttl)),
+        ("exporters", exporters.collect()),
+    ])
+}
+
+fn router(router: &Router, services: &[Service]) -> Value {
+    let mode = |mode| match mode {
+        Mode::Off => "off",
+        Mode::Append => "append",
+        Mode::Overwrite => "overwrite",
+    };
+    let servers = router.servers.iter().map(|server| {
+        let (ip, port) = (server.address.ip(), server.address.port());
+        map([("ip", text(ip)), ("port", port.into())])
+    });
+    let routes = router.routes.iter().map(|route| {
+        map([
+            ("host", route.host.as_deref().map_or(Value::Null, Value::from)),
+            ("path_prefix", route.path_prefix.as_deref().map_or(Value::Null, Value::from)),
+            ("service", services[route.service].name.as_str().into()),
+        ])
+    });
+    let timeouts = &router.timeouts;
+    let forwarding = &router.forwarding;
+    map([
+        ("label", router.label.as_str().into()),
+        ("servers", servers.collect()),
+        ("routes", routes.collect()),
+        (
+            "timeouts",
+            map([
+                ("head_timeout_ms", millis(timeouts.head)),
+                ("idle_timeout_ms", millis(timeouts.idle)),
+                ("stall_timeout_ms", millis(timeouts.stall)),
+                ("linger_ms", millis(timeouts.linger)),
+                ("tunnel_timeout_ms", millis(timeouts.tunnel)),
+            ]),
+        ),
+        ("max_body_bytes", router.max_body_bytes.unwrap_or(0).into()),
+        ("upgrades", router.upgrades.iter().map(|token| Value::from(token.as_str())).collect()),
+        (
+            "forwarding",
+            map([
+                ("via", forwarding.via.as_deref().unwrap_or("off").into()),
+                ("x_forwarded", mode(forwarding.x_forwarded).into()),
+                ("forwarded", mode(forwarding.forwarded).into()),
+            ]),
+        ),
+    ])
+}
+
+fn service(service: &Service) -> Value {
+    let endpoints = service.endpoints.iter().map(|endpoint| {
+        map([("address", text(&endpoint.address)), ("weight", endpoint.weight.into())])
+    });
+    let kind = ("kind", Value::from(service.balancer.name()));
+    let balancer = match service.balancer {
+        Balancer::Ewma { decay } => map([kind, ("decay_ms", millis(decay))]),
+        Balancer::RoundRobin | Balancer::LeastLoaded => map([kind]),
+    };
+    let timeouts = &service.timeouts;
+    map([
+        ("endpoints", endpoints.collect()),
+        ("balancer", balancer),
+        (
+            "timeouts",
+            map([
+                ("connect_ms", millis(timeouts.connect)),
+                ("attempt_ms", millis_or_zero(timeouts.attempt)),
+                ("request_ms", millis_or_zero(timeouts.request)),
+                ("expect_timeout_ms", millis(timeouts.expect)),
+            ]),
+        ),
+        (
+            "pool",
+            map([
+                ("max_idle", (service.pool.max_idle as u64).into()),
+                ("idle_ms", millis(service.pool.idle)),
+            ]),
+        ),
+    ])
+}

@@ -1,0 +1,175 @@
+//! What is known of one request for telemetry's sake, from its head to its end.
+//!
+//! The exchange says what happens; the ledger remembers the moments and tells the recorder. With
+//! `telemetry: off` it remembers nothing and no clock is read for it. Clock readings are those of
+//! DESIGN section 7: head complete, each attempt's start, connected and first byte, last byte.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::context::Context;
+use crate::http::Reason;
+use crate::telemetry::layout::TargetIds;
+use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
+
+/// The sizes of both bodies as far as they went, without framing.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Bytes {
+    pub(super) request: u64,
+    pub(super) response: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    server: u32,
+    /// `None`: the request was answered before it had a service, or nothing is recorded.
+    target: Option<Rc<TargetIds>>,
+    head_complete: Duration,
+    attempt: Option<Open>,
+    /// Spent waiting for upstreams, or streaming what they sent.
+    away: Duration,
+    attempts: u32,
+    retries: u32,
+    /// Of the upstream's final answer; 0 before that.
+    status: u16,
+    /// The answer's body did not come whole with its head.
+    streams: bool,
+    /// When the last attempt ended.
+    last_byte: Duration,
+}
+
+/// An attempt under way.
+struct Open {
+    endpoint: u32,
+    began: Duration,
+    first_byte: Option<Duration>,
+}
+
+impl Ledger {
+    /// A head is complete.
+    pub(super) fn begin(context: &Context, server: u32) -> Ledger {
+        context.record(|recorder| recorder.request_begun(server));
+        Ledger { server, head_complete: context.stamp(), ..Ledger::default() }
+    }
+
+    /// The request has found its service.
+    pub(super) fn routed(&mut self, context: &Context, target: Option<&Rc<TargetIds>>) {
+        self.target = target.cloned();
+        if let Some(target) = &self.target {
+            context.record(|recorder| recorder.routed(target.id));
+        }
+    }
+
+    /// The service's balancer picked `endpoint`, by its index there; `now` by the same clock as
+    /// `Context::stamp`.
+    pub(super) fn attempt_begun(
+        &mut self,
+        context: &Context,
+        service: usize,
+        endpoint: usize,
+        now: Duration,
+    ) {
+        debug_assert!(self.attempt.is_none(), "one attempt at a time");
+        let attempt = if self.attempts == 0 { Attempt::First } else { Attempt::Requeue };
+        self.attempts += 1;
+        let Some(target) = &self.target else { return };
+        let endpoint = target.endpoints[endpoint];
+        context.record(|recorder| {
+            recorder.picked(service);
+            recorder.attempt_begun(target.id, endpoint, attempt);
+        });
+        self.attempt = Some(Open { endpoint, began: now, first_byte: None });
+    }
+
+    /// A connection was made for the attempt.
+    pub(super) fn connected(&self, context: &Context) {
+        if let (Some(target), Some(attempt)) = (&self.target, &self.attempt) {
+            let took = context.stamp().saturating_sub(attempt.began);
+            context.record(|recorder| recorder.upstream_connected(target.id, took));
+        }
+    }
+
+    /// The final answer's head has come, at `now`; `whole` with all of its body.
+    pub(super) fn answered(&mut self, now: Duration, status: u16, whole: bool) {
+        self.status = status;
+        self.streams = !whole;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.first_byte = Some(now);
+            self.away += now.saturating_sub(attempt.began);
+        }
+    }
+
+    /// The attempt is over: with the whole answer, or with a reason of ours.
+    pub(super) fn attempt_ended(
+        &mut self,
+        context: &Context,
+        reason: Option<Reason>,
+        bytes: Bytes,
+    ) {
+        let (Some(target), Some(attempt)) = (&self.target, self.attempt.take()) else { return };
+        let now = context.stamp();
+        self.last_byte = now;
+        let since = match (attempt.first_byte, self.streams) {
+            (Some(_), false) => now,
+            (Some(first_byte), true) => first_byte,
+            (None, _) => attempt.began,
+        };
+        self.away += now.saturating_sub(since);
+        let answered = attempt.first_byte.is_some();
+        let end = AttemptEnd {
+            status: answered.then_some(self.status),
+            failure: cause(reason, self.status),
+            latency: now.saturating_sub(attempt.began),
+            request_bytes: bytes.request,
+            response_bytes: bytes.response,
+        };
+        context.record(|recorder| recorder.attempt_ended(target.id, attempt.endpoint, &end));
+    }
+
+    /// The request is over. `reason`: why it failed; `status`: what the client was sent, where
+    /// that was no answer of an upstream's.
+    pub(super) fn ended(
+        &mut self,
+        context: &Context,
+        reason: Option<Reason>,
+        status: Option<u16>,
+        bytes: Bytes,
+    ) {
+        if self.attempt.is_some() {
+            self.attempt_ended(context, reason, bytes);
+        }
+        // The last byte of the last attempt was the client's too, unless we answered after it.
+        let now = match status {
+            None if self.last_byte > Duration::ZERO => self.last_byte,
+            _ => context.stamp(),
+        };
+        let latency = now.saturating_sub(self.head_complete);
+        let end = RequestEnd {
+            status: status.unwrap_or(self.status),
+            failure: match status {
+                Some(_) => reason.map(Cause::Reason),
+                None => cause(reason, self.status),
+            },
+            latency,
+            proxy_latency: latency.saturating_sub(self.away),
+            request_bytes: bytes.request,
+            response_bytes: bytes.response,
+            retries: self.retries,
+            attempts: self.attempts,
+        };
+        let target = self.target.as_ref().map(|target| target.id);
+        context.record(|recorder| recorder.request_ended(self.server, target, &end));
+    }
+
+    /// What of an answer the client had when it ended early: its status, or 499.
+    pub(super) fn status_when_gone(&self) -> u16 {
+        match self.status {
+            0 => Reason::ClientClosed.status(),
+            status => status,
+        }
+    }
+}
+
+fn cause(reason: Option<Reason>, status: u16) -> Option<Cause> {
+    reason.map(Cause::Reason).or_else(|| Cause::of_status(status))
+}

@@ -1,0 +1,150 @@
+//! The control thread: merges what the shards report, runs the exporters and serves admin, each as
+//! a task of one runtime, apart from every shard.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::listen::describe;
+use super::{Collector, RunError};
+use crate::admin;
+use crate::config::Config;
+use crate::control::Event;
+use crate::telemetry::exporters::Made;
+use crate::telemetry::feed::Hub;
+use crate::telemetry::merge::Merger;
+
+/// How long exporters may take to send what is due when the process ends.
+const LAST_EXPORTS: Duration = Duration::from_secs(1);
+
+pub(super) struct ControlThread {
+    admin: Option<SocketAddr>,
+    ends: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl ControlThread {
+    pub(super) fn start(
+        config: &Config,
+        state: admin::State,
+        collector: Option<Collector>,
+        exporters: Vec<Made>,
+        events: Sender<Event>,
+    ) -> Result<ControlThread, RunError> {
+        let listener = bind(config)?;
+        let failed = |error: io::Error| RunError(format!("no control thread: {error}"));
+        let admin = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(failed)?;
+        let (ends, ended) = oneshot::channel();
+        let work = Work {
+            listener,
+            state,
+            collector: collector.map(|it| (it, hub_of(config))),
+            flush_interval: config.telemetry.as_ref().map(|it| it.flush_interval),
+            exporters,
+            events,
+        };
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || runtime.block_on(work.run(ended)))
+            .map_err(failed)?;
+        Ok(ControlThread { admin, ends, thread })
+    }
+
+    /// Where admin came to listen.
+    pub(super) fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Merges what the shards have sent last, lets exporters send it, and ends.
+    pub(super) fn end(self) {
+        // It may have died, and then the process with it.
+        let _ = self.ends.send(());
+        let _ = self.thread.join();
+    }
+}
+
+fn hub_of(config: &Config) -> Hub {
+    let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
+    let (max_series, series_ttl) = config
+        .telemetry
+        .as_ref()
+        .map_or((0, Duration::ZERO), |telemetry| (telemetry.max_series, telemetry.series_ttl));
+    Hub::new(Merger::new(&cores, max_series, series_ttl, Instant::now()))
+}
+
+fn bind(config: &Config) -> Result<Option<TcpListener>, RunError> {
+    let Some(settings) = &config.admin else {
+        return Ok(None);
+    };
+    let wanted = settings.address;
+    let failed = |error: io::Error| {
+        RunError(format!("cannot listen on {wanted} for admin: {}", describe(&error)))
+    };
+    let listener = TcpListener::bind(wanted).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(Some(listener))
+}
+
+/// What the thread does.
+struct Work {
+    listener: Option<TcpListener>,
+    state: admin::State,
+    collector: Option<(Collector, Hub)>,
+    flush_interval: Option<Duration>,
+    exporters: Vec<Made>,
+    events: Sender<Event>,
+}
+
+impl Work {
+    async fn run(self, ended: oneshot::Receiver<()>) {
+        let (end_exports, exports_end) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let mut routes = axum::Router::new();
+        let hub = self.collector.as_ref().map(|(_, hub)| hub.clone());
+        if let Some(hub) = &hub {
+            for Made { kind, exporter } in self.exporters {
+                let feed = hub.feed(kind);
+                routes = routes.merge(exporter.routes(&feed));
+                if let Some(task) = exporter.task(feed, exports_end.clone()) {
+                    tasks.spawn(task);
+                }
+            }
+        }
+        if let Some(listener) = self.listener {
+            let on_request = order(self.events);
+            tokio::spawn(admin::serve(listener, self.state, hub, routes, on_request));
+        }
+        match self.collector.zip(self.flush_interval) {
+            Some(((Collector { layout, inlet }, hub), interval)) => {
+                hub.update(|merger| merger.apply(layout, Instant::now()));
+                inlet.collect(hub, interval, ended).await;
+            }
+            None => {
+                let _ = ended.await;
+            }
+        }
+        end_exports.send_replace(true);
+        let last = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_EXPORTS, last).await.is_err() {
+            tracing::warn!("exporters have not sent everything before the end");
+        }
+    }
+}
+
+fn order(events: Sender<Event>) -> admin::OnRequest {
+    Box::new(move |request| {
+        let event = match request {
+            admin::Request::Shutdown => Event::Shutdown,
+            admin::Request::Drain => Event::Drain,
+        };
+        // Nobody listens only once the process is ending, which is what was asked for.
+        let _ = events.send(event);
+    })
+}
