@@ -6,6 +6,7 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod metrics;
 mod origin;
 mod pattern;
 mod proxy;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use metrics::Metrics;
 pub use origin::{Origin, silent};
 pub use pattern::{Pattern, Rng};
 pub use proxy::{Memory, Proxy};
