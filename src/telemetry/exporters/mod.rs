@@ -4,6 +4,8 @@
 //! or when its admin routes are asked, and never for long: with everybody on one thread, what one
 //! takes the others wait for. A task sends and waits as it likes; nothing else waits for it.
 
+pub mod page;
+
 use std::pin::Pin;
 
 use axum::Router;
