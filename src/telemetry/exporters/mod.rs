@@ -4,7 +4,12 @@
 //! or when its admin routes are asked, and never for long: with everybody on one thread, what one
 //! takes the others wait for. A task sends and waits as it likes; nothing else waits for it.
 
+pub mod influxdb;
+pub mod json;
 pub mod page;
+#[cfg(test)]
+mod probe;
+pub mod statsd;
 
 use std::pin::Pin;
 
@@ -43,4 +48,4 @@ pub struct Kind {
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[json::KIND, influxdb::KIND];
