@@ -23,6 +23,15 @@ pub struct Scope {
     pub labels: Vec<(&'static str, String)>,
 }
 
+impl Scope {
+    /// What it is a scope of, as `server` or `shard`: the name of its last label, since labels go
+    /// from the outside in, and its place in the tree where it has none (`process`).
+    pub fn kind(&self) -> &str {
+        let path = self.paths.first().map_or("", String::as_str);
+        self.labels.last().map_or(path, |(name, _)| name)
+    }
+}
+
 /// One counter for each value of a label.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {

@@ -4,6 +4,13 @@
 //! or when its admin routes are asked, and never for long: with everybody on one thread, what one
 //! takes the others wait for. A task sends and waits as it likes; nothing else waits for it.
 
+pub mod influxdb;
+pub mod json;
+pub mod page;
+#[cfg(test)]
+mod probe;
+pub mod statsd;
+
 use std::pin::Pin;
 
 use axum::Router;
@@ -63,4 +70,4 @@ pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, 
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[json::KIND, influxdb::KIND];
