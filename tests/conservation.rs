@@ -210,7 +210,9 @@ fn rude(tally: &Tally, address: SocketAddr, seed: u64) {
 fn resetting(tally: &Tally, address: SocketAddr) {
     while !tally.done.load(Ordering::SeqCst) {
         let mut wire = Wire::connect(address);
-        wire.send("POST /web/up HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n");
+        wire.send(
+            "POST /web/up HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+        );
         tally.rude.fetch_add(1, Ordering::SeqCst);
         // The proxy asks for the body once the endpoint has not: the head is through by then.
         let interim = wire.try_head().expect("an interim answer").expect("a head");

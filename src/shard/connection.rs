@@ -415,7 +415,8 @@ impl Connection {
     /// Answers what is no complete request, and closes.
     fn refuse_head(&mut self, reason: Reason) -> bool {
         self.requests += 1;
-        self.context.record(|recorder| recorder.refused(self.server, reason));
+        let bytes = error_bytes(reason, false);
+        self.context.record(|recorder| recorder.refused(self.server, reason, bytes));
         self.answer(reason, true, false)
     }
 

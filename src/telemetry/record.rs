@@ -329,8 +329,9 @@ impl Recorder {
         self.gauges.servers[server as usize].pending += 1;
     }
 
-    /// What came was no complete request, and was answered.
-    pub fn refused(&mut self, server: u32, reason: Reason) {
+    /// What came was no complete request, and was answered. It has no latency: nobody knows when
+    /// it would have been complete.
+    pub fn refused(&mut self, server: u32, reason: Reason, response_bytes: u64) {
         let counts = &mut self.now.servers[server as usize];
         counts.requests += 1;
         counts.failures += 1;
@@ -341,6 +342,7 @@ impl Recorder {
         samples.count(status, u32::from(reason.status()), 1);
         let failures = layout.of_server(server, ServerSeries::Failures);
         samples.count(failures, Cause::Reason(reason).index(), 1);
+        samples.record(layout.of_server(server, ServerSeries::ResponseBytes), response_bytes);
     }
 
     /// A request has found its service.

@@ -94,7 +94,7 @@ fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {
         );
     }
     if shard == 0 {
-        recorder.refused(0, Reason::BadRequest);
+        recorder.refused(0, Reason::BadRequest, 50);
         recorder.request_begun(0);
         recorder.request_ended(0, None, &unroutable());
         recorder.request_begun(0);

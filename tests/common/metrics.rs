@@ -27,9 +27,7 @@ impl Metrics {
 
     /// Names that begin and end so, without that, and their values.
     pub fn between(&self, begins: &str, ends: &str) -> Vec<(String, u64)> {
-        let inner = |name: &String| {
-            Some(name.strip_prefix(begins)?.strip_suffix(ends)?.to_owned())
-        };
+        let inner = |name: &String| Some(name.strip_prefix(begins)?.strip_suffix(ends)?.to_owned());
         self.0.iter().filter_map(|(name, value)| Some((inner(name)?, *value as u64))).collect()
     }
 
@@ -60,7 +58,8 @@ impl Metrics {
                 "{service}: {:#?}",
                 self.scope(&format!("rt/http/service/{service}"))
             );
-            let endpoints = self.between(&format!("rt/http/client/{service}/endpoint/"), "/requests");
+            let endpoints =
+                self.between(&format!("rt/http/client/{service}/endpoint/"), "/requests");
             let of_endpoints: u64 = endpoints.iter().map(|(_, count)| count).sum();
             assert_eq!(of_endpoints, attempts, "{service}");
         }
