@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use hdrhistogram::Histogram;
 
-use super::buckets;
+use super::buckets::{self, INDEX_BITS};
 use super::samples::Moments;
 
 /// How far back the recent view looks, in seconds.
@@ -50,9 +50,6 @@ pub struct Distribution {
     total: Option<Histogram<u64>>,
     moments: Moments,
     recent: VecDeque<Delta>,
-    /// What came in since `settle`: (bucket, count), in any order.
-    arrived: Vec<(u16, u32)>,
-    arrived_moments: Moments,
     exemplars: Vec<Option<Exemplar>>,
 }
 
@@ -60,7 +57,25 @@ pub struct Distribution {
 struct Delta {
     at_secs: u64,
     moments: Moments,
-    counts: Box<[(u16, u32)]>,
+    /// In order of their buckets.
+    counts: Box<[Packed]>,
+}
+
+/// A bucket in 12 bits and a count in 20; a larger count is several of these. A busy minute of
+/// 1,000 endpoints is millions of them.
+#[derive(Clone, Copy, Debug)]
+struct Packed(u32);
+
+impl Packed {
+    const MOST: u32 = (1 << (32 - INDEX_BITS)) - 1;
+
+    fn bucket(self) -> u32 {
+        self.0 & (buckets::BUCKETS - 1)
+    }
+
+    fn count(self) -> u32 {
+        self.0 >> INDEX_BITS
+    }
 }
 
 impl Default for Distribution {
@@ -69,22 +84,31 @@ impl Default for Distribution {
             total: None,
             moments: Moments::NONE,
             recent: VecDeque::new(),
-            arrived: Vec::new(),
-            arrived_moments: Moments::NONE,
             exemplars: Vec::new(),
         }
     }
 }
 
 impl Distribution {
-    /// Adds `count` samples of one bucket; part of the minute after `settle`.
-    pub fn add(&mut self, bucket: u32, count: u32) {
-        self.arrived.push((bucket as u16, count));
-    }
-
-    /// Adds what the buckets that are being added do not say.
-    pub fn add_moments(&mut self, moments: &Moments) {
-        self.arrived_moments.merge(moments);
+    /// Adds (bucket, count) pairs, each bucket once and in order, and what they do not say, as part
+    /// of the second `now_secs`.
+    pub fn add(&mut self, counts: &[(u32, u32)], moments: &Moments, now_secs: u64) {
+        if counts.is_empty() {
+            return;
+        }
+        let total = self.total.get_or_insert_with(histogram);
+        let mut packed = Vec::with_capacity(counts.len());
+        for &(bucket, mut count) in counts {
+            record(total, bucket, count);
+            while count > 0 {
+                let part = count.min(Packed::MOST);
+                packed.push(Packed(bucket | part << INDEX_BITS));
+                count -= part;
+            }
+        }
+        self.moments.merge(moments);
+        let counts = packed.into_boxed_slice();
+        self.recent.push_back(Delta { at_secs: now_secs, moments: *moments, counts });
     }
 
     pub fn set_exemplar(&mut self, exemplar: Exemplar) {
@@ -95,34 +119,6 @@ impl Distribution {
 
     pub fn exemplars(&self) -> impl Iterator<Item = &Exemplar> {
         self.exemplars.iter().flatten()
-    }
-
-    /// Whether anything has come since the last `settle`.
-    pub fn has_arrived(&self) -> bool {
-        !self.arrived.is_empty()
-    }
-
-    /// Makes what has come part of the whole and of the second `now_secs`.
-    pub fn settle(&mut self, now_secs: u64) {
-        if self.arrived.is_empty() {
-            return;
-        }
-        self.arrived.sort_unstable_by_key(|(bucket, _)| *bucket);
-        self.arrived.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                kept.1 = kept.1.saturating_add(next.1);
-            }
-            same
-        });
-        record_all(self.total.get_or_insert_with(histogram), &self.arrived);
-        let moments = std::mem::replace(&mut self.arrived_moments, Moments::NONE);
-        self.moments.merge(&moments);
-        let counts = self.arrived.as_slice().into();
-        self.recent.push_back(Delta { at_secs: now_secs, moments, counts });
-        self.arrived.clear();
-        // What a burst needed is not kept for ever.
-        self.arrived.shrink_to(256);
     }
 
     /// Forgets what is older than a minute.
@@ -165,7 +161,9 @@ impl Distribution {
         let (mut histogram, mut moments) = (histogram(), Moments::NONE);
         for delta in &self.recent {
             moments.merge(&delta.moments);
-            record_all(&mut histogram, &delta.counts);
+            for packed in &delta.counts {
+                record(&mut histogram, packed.bucket(), packed.count());
+            }
         }
         summarize(&histogram, &moments)
     }
@@ -175,12 +173,10 @@ fn histogram() -> Histogram<u64> {
     Histogram::new(2).expect("two digits are allowed")
 }
 
-fn record_all(histogram: &mut Histogram<u64>, counts: &[(u16, u32)]) {
-    for &(bucket, count) in counts {
-        // The histogram grows with its values, so nothing is ever out of its range.
-        let recorded = histogram.record_n(buckets::lowest(u32::from(bucket)), u64::from(count));
-        debug_assert!(recorded.is_ok());
-    }
+fn record(histogram: &mut Histogram<u64>, bucket: u32, count: u32) {
+    // The histogram grows with its values, so nothing is ever out of its range.
+    let recorded = histogram.record_n(buckets::lowest(bucket), u64::from(count));
+    debug_assert!(recorded.is_ok());
 }
 
 /// One pass over the buckets.
@@ -193,7 +189,7 @@ fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
     let mut summary = Summary {
         count,
         sum: moments.sum,
-        min: moments.min,
+        min: moments.least(),
         max: moments.max,
         avg,
         ..Summary::default()
@@ -205,7 +201,7 @@ fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
     for step in histogram.iter_recorded() {
         let median = histogram.median_equivalent(step.value_iterated_to());
         // A bucket's median may lie outside of what was recorded; its ends were not.
-        let value = median.clamp(moments.min, moments.max) as f64;
+        let value = median.clamp(moments.least(), moments.max) as f64;
         seen += step.count_at_value();
         squares += (value - avg).powi(2) * step.count_at_value() as f64;
         while next < QUANTILES.len() && seen >= rank(QUANTILES[next].1) {
@@ -219,16 +215,18 @@ fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn record(distribution: &mut Distribution, values: impl IntoIterator<Item = u64>, at: u64) {
-        let mut moments = Moments::NONE;
+        let (mut moments, mut counts) = (Moments::NONE, BTreeMap::new());
         for value in values {
-            distribution.add(buckets::index(value), 1);
-            moments.merge(&Moments { sum: value, min: value, max: value });
+            *counts.entry(buckets::index(value)).or_default() += 1;
+            moments.merge(&Moments { sum: value, min: value, max: value, zeros: 0 });
         }
-        distribution.add_moments(&moments);
-        distribution.settle(at);
+        let counts: Vec<(u32, u32)> = counts.into_iter().collect();
+        distribution.add(&counts, &moments, at);
     }
 
     #[test]
@@ -264,6 +262,15 @@ mod tests {
         assert_eq!(distribution.recent(), Summary::default());
         let total = distribution.total();
         assert_eq!((total.count, total.min, total.max, total.sum), (15, 100, 5_000, 26_000));
+    }
+
+    #[test]
+    fn a_count_of_any_size_stays_whole_in_the_minute() {
+        let mut distribution = Distribution::default();
+        let moments = Moments { sum: 9, min: 9, max: 9, zeros: 0 };
+        distribution.add(&[(9, u32::MAX), (10, 1)], &moments, 0);
+        assert_eq!(distribution.recent().count, u64::from(u32::MAX) + 1);
+        assert_eq!(distribution.total().count, u64::from(u32::MAX) + 1);
     }
 
     #[test]

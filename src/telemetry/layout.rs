@@ -65,6 +65,10 @@ pub struct Layout {
     pub endpoints: Vec<Option<EndpointName>>,
     /// By the index that the configuration gives them.
     pub services: Vec<ServiceFacts>,
+    /// By endpoint.
+    endpoint_targets: Vec<Option<u32>>,
+    first_of_targets: u32,
+    first_of_endpoints: u32,
     server_ids: HashMap<ServerName, u32>,
     target_ids: HashMap<TargetName, TargetIds>,
 }
@@ -145,7 +149,7 @@ pub enum Meaning {
 
 impl Layout {
     pub fn series_count(&self) -> usize {
-        self.first_of_endpoints() as usize + self.endpoints.len()
+        self.first_of_endpoints as usize + self.endpoints.len()
     }
 
     #[inline]
@@ -156,27 +160,27 @@ impl Layout {
     #[inline]
     pub fn of_target(&self, target: u32, which: TargetSeries) -> Series {
         let within = target * TargetSeries::ALL.len() as u32 + which as u32;
-        Series(self.first_of_targets() + within)
+        Series(self.first_of_targets + within)
     }
 
     #[inline]
     pub fn of_endpoint(&self, endpoint: u32) -> Series {
-        Series(self.first_of_endpoints() + endpoint)
+        Series(self.first_of_endpoints + endpoint)
     }
 
     pub fn meaning(&self, series: Series) -> Meaning {
         let (servers, targets) = (ServerSeries::ALL.len() as u32, TargetSeries::ALL.len() as u32);
-        let first = self.first_of_targets();
+        let first = self.first_of_targets;
         if series.0 < first {
             let which = ServerSeries::ALL[(series.0 % servers) as usize];
             return Meaning::Server(series.0 / servers, which);
         }
         let within = series.0 - first;
-        if series.0 < self.first_of_endpoints() {
+        if series.0 < self.first_of_endpoints {
             let which = TargetSeries::ALL[(within % targets) as usize];
             return Meaning::Target(within / targets, which);
         }
-        Meaning::Endpoint(series.0 - self.first_of_endpoints())
+        Meaning::Endpoint(series.0 - self.first_of_endpoints)
     }
 
     pub fn server_id(&self, name: &ServerName) -> Option<u32> {
@@ -187,14 +191,8 @@ impl Layout {
         self.target_ids.get(name)
     }
 
-    #[inline]
-    fn first_of_targets(&self) -> u32 {
-        (self.servers.len() * ServerSeries::ALL.len()) as u32
-    }
-
-    #[inline]
-    fn first_of_endpoints(&self) -> u32 {
-        self.first_of_targets() + (self.targets.len() * TargetSeries::ALL.len()) as u32
+    pub fn target_of(&self, endpoint: u32) -> Option<u32> {
+        *self.endpoint_targets.get(endpoint as usize)?
     }
 }
 
@@ -261,6 +259,13 @@ impl Registry {
         layout.servers = self.servers.names(now);
         layout.targets = self.targets.names(now);
         layout.endpoints = self.endpoints.names(now);
+        let target = |name: &EndpointName| layout.target_ids.get(&name.target).map(|it| it.id);
+        // Of those that went too: what they still have on the way counts for their target.
+        let names = self.endpoints.slots.iter().map(|slot| slot.name.as_ref());
+        layout.endpoint_targets = names.map(|name| target(name?)).collect();
+        layout.first_of_targets = (layout.servers.len() * ServerSeries::ALL.len()) as u32;
+        layout.first_of_endpoints =
+            layout.first_of_targets + (layout.targets.len() * TargetSeries::ALL.len()) as u32;
         debug_assert!(layout.series_count() <= Series::MAX as usize);
         Arc::new(layout)
     }

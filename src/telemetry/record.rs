@@ -389,7 +389,7 @@ impl Recorder {
             now.samples.count(of(TargetSeries::AttemptStatus), u32::from(status), 1);
         }
         let latency = micros(end.latency);
-        now.samples.record(of(TargetSeries::AttemptLatency), latency);
+        // The target's is that of its endpoints: the telemetry thread adds it up.
         now.samples.record(of(TargetSeries::AttemptRequestBytes), end.request_bytes);
         now.samples.record(of(TargetSeries::AttemptResponseBytes), end.response_bytes);
         now.samples.record(layout.of_endpoint(endpoint), latency);

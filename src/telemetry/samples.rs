@@ -2,10 +2,7 @@
 //!
 //! One open-addressed table maps (series, bucket) to a count; beside it each series has its exact
 //! sum, least and greatest value. A dense histogram for each series, as DESIGN section 7 has it,
-//! was measured against this (`cargo bench --bench telemetry`): with 1,000 endpoints it costs
-//! more per sample, since every endpoint's counts are cache lines of their own, it holds 20 times
-//! the memory, and merging 64 shards of them takes longer than the 100 ms that they may. The table
-//! holds what was touched and nothing else, so it is also what is sent.
+//! was measured against this (FIGURES).
 //!
 //! Invariants: a key is never 0, which marks a free entry; at least half of the entries are free.
 
@@ -23,6 +20,24 @@ impl Series {
     pub const MAX: u32 = (1 << (32 - INDEX_BITS)) - 2;
 }
 
+/// A series and what was counted in it: a bucket, a status code, a reason. Sorts by series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(pub u32);
+
+impl Key {
+    pub fn new(series: Series, which: u32) -> Key {
+        Key(series.0 << INDEX_BITS | which)
+    }
+
+    pub fn series(self) -> Series {
+        Series(self.0 >> INDEX_BITS)
+    }
+
+    pub fn which(self) -> u32 {
+        self.0 & (buckets::BUCKETS - 1)
+    }
+}
+
 /// A count beside its key; 8 bytes, so that eight share a cache line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
@@ -34,12 +49,15 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moments {
     pub sum: u64,
+    /// Of what is not 0.
     pub min: u64,
     pub max: u64,
+    /// Samples of 0, which have no entry in the table: most requests have no body and no retry.
+    pub zeros: u64,
 }
 
 impl Moments {
-    pub const NONE: Moments = Moments { sum: 0, min: u64::MAX, max: 0 };
+    pub const NONE: Moments = Moments { sum: 0, min: u64::MAX, max: 0, zeros: 0 };
 
     #[inline]
     fn add(&mut self, value: u64) {
@@ -52,12 +70,21 @@ impl Moments {
         self.sum += other.sum;
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
+        self.zeros += other.zeros;
+    }
+
+    /// The least of all samples, zeros included.
+    pub fn least(&self) -> u64 {
+        if self.zeros > 0 { 0 } else { self.min }
     }
 }
 
 #[derive(Debug)]
 pub struct Samples {
+    /// A power of two.
     table: Vec<Entry>,
+    /// What a hash is shifted by to be an index.
+    shift: u32,
     used: usize,
     /// By series.
     moments: Vec<Moments>,
@@ -67,6 +94,7 @@ impl Samples {
     pub fn new(series: usize) -> Samples {
         Samples {
             table: vec![Entry::default(); LEAST_ENTRIES],
+            shift: shift_for(LEAST_ENTRIES),
             used: 0,
             moments: vec![Moments::NONE; series],
         }
@@ -75,7 +103,12 @@ impl Samples {
     /// A value of a distribution.
     #[inline]
     pub fn record(&mut self, series: Series, value: u64) {
-        self.moments[series.0 as usize].add(value);
+        let moments = &mut self.moments[series.0 as usize];
+        if value == 0 {
+            moments.zeros += 1;
+            return;
+        }
+        moments.add(value);
         self.count(series, buckets::index(value), 1);
     }
 
@@ -85,7 +118,7 @@ impl Samples {
         debug_assert!(which < buckets::BUCKETS && series.0 <= Series::MAX);
         let key = (series.0 + 1) << INDEX_BITS | which;
         let mask = self.table.len() - 1;
-        let mut at = slot(key, self.table.len());
+        let mut at = slot(key, self.shift);
         loop {
             let entry = &mut self.table[at];
             if entry.key == key {
@@ -109,9 +142,10 @@ impl Samples {
     fn grow(&mut self) {
         let larger = vec![Entry::default(); self.table.len() * 2];
         let old = std::mem::replace(&mut self.table, larger);
+        self.shift = shift_for(self.table.len());
         let mask = self.table.len() - 1;
         for entry in old.into_iter().filter(|entry| entry.key != 0) {
-            let mut at = slot(entry.key, self.table.len());
+            let mut at = slot(entry.key, self.shift);
             while self.table[at].key != 0 {
                 at = (at + 1) & mask;
             }
@@ -119,12 +153,10 @@ impl Samples {
         }
     }
 
-    /// Everything counted, in no order: series, bucket or counter, how many.
-    pub fn iter(&self) -> impl Iterator<Item = (Series, u32, u32)> {
-        self.table.iter().filter(|entry| entry.key != 0).map(|entry| {
-            let which = entry.key & (buckets::BUCKETS - 1);
-            (Series((entry.key >> INDEX_BITS) - 1), which, entry.count)
-        })
+    /// Everything counted but zeros, in no order: a key, and how many.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, u32)> {
+        let used = self.table.iter().filter(|entry| entry.key != 0);
+        used.map(|entry| (Key(entry.key - (1 << INDEX_BITS)), entry.count))
     }
 
     /// By series; `Moments::NONE` where nothing was recorded.
@@ -143,11 +175,19 @@ impl Samples {
     }
 }
 
-/// Where a key's search begins: Fibonacci hashing (Knuth, TAOCP 6.4). `entries` is a power of two.
+/// Entries that share a cache line.
+const LINE: u32 = 8;
+
+/// Where a key's search begins: Fibonacci hashing (Knuth, TAOCP 6.4) of its line, so that buckets
+/// beside each other share one.
 #[inline]
-fn slot(key: u32, entries: usize) -> usize {
-    let hash = key.wrapping_mul(0x9E37_79B9);
-    (hash >> (32 - entries.trailing_zeros())) as usize
+fn slot(key: u32, shift: u32) -> usize {
+    let line = (key / LINE).wrapping_mul(0x9E37_79B9) >> shift;
+    (line * LINE + key % LINE) as usize
+}
+
+fn shift_for(entries: usize) -> u32 {
+    32 - (entries as u32 / LINE).trailing_zeros()
 }
 
 #[cfg(test)]
@@ -177,7 +217,11 @@ mod tests {
                 *model.entry((series as u32, buckets::index(value))).or_default() += 1;
             }
             let found: BTreeMap<(u32, u32), u32> =
-                samples.iter().map(|(series, at, count)| ((series.0, at), count)).collect();
+                samples.iter().map(|(key, count)| ((key.series().0, key.which()), count)).collect();
+            let zeros: u64 = samples.moments().iter().map(|moments| moments.zeros).sum();
+            let expected: u32 = model.iter().filter(|(key, _)| key.1 == 0).map(|it| it.1).sum();
+            assert_eq!(zeros, u64::from(expected), "seed {seed}");
+            model.retain(|(_, bucket), _| *bucket > 0);
             assert_eq!(found, model, "seed {seed}");
         }
     }
@@ -185,11 +229,15 @@ mod tests {
     #[test]
     fn moments_are_exact() {
         let mut samples = Samples::new(2);
-        for value in [7, 1_000_003, 250_000] {
+        for value in [7, 0, 1_000_003, 250_000] {
             samples.record(Series(1), value);
         }
         assert_eq!(samples.moments()[0], Moments::NONE);
-        assert_eq!(samples.moments()[1], Moments { sum: 1_250_010, min: 7, max: 1_000_003 });
+        assert_eq!(
+            samples.moments()[1],
+            Moments { sum: 1_250_010, min: 7, max: 1_000_003, zeros: 1 }
+        );
+        assert_eq!(samples.moments()[1].least(), 0);
     }
 
     #[test]
@@ -200,6 +248,6 @@ mod tests {
         assert_eq!(samples.iter().count(), 0);
         assert_eq!(samples.moments(), [Moments::NONE; 2]);
         samples.count(Series(1), 404, 2);
-        assert_eq!(samples.iter().collect::<Vec<_>>(), [(Series(1), 404, 2)]);
+        assert_eq!(samples.iter().collect::<Vec<_>>(), [(Key::new(Series(1), 404), 2)]);
     }
 }
