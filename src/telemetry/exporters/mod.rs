@@ -4,6 +4,9 @@
 //! or when its admin routes are asked, and never for long: with everybody on one thread, what one
 //! takes the others wait for. A task sends and waits as it likes; nothing else waits for it.
 
+pub mod page;
+pub mod prometheus;
+
 use std::pin::Pin;
 
 use axum::Router;
@@ -41,4 +44,4 @@ pub struct Kind {
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[prometheus::KIND];
