@@ -11,15 +11,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
 
 use super::feed::Hub;
+use super::merge::Merger;
 use super::record::{Outlet, Recording, Snapshot};
 
 /// Buffers of each shard that are on the way or waiting to be merged: all but the one in use.
 const BUFFERS_PER_SHARD: usize = 2;
 /// A tick without a shard's flush still moves the minute on this often.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// After this long the other tasks of the thread have their turn before the next snapshot.
-const IN_ONE_GO: Duration = Duration::from_millis(20);
-
 /// The telemetry thread's ends of the channels.
 #[derive(Debug)]
 pub struct Inlet {
@@ -53,16 +51,10 @@ impl Inlet {
                 _ = tick.tick() => false,
                 _ = &mut ends => true,
             };
-            let merging = Instant::now();
-            let merged = self.merge_all(&hub).await;
-            if merged > 0 || settled.elapsed() >= AT_LEAST_EVERY {
+            let flushes: Vec<Snapshot> = self.snapshots.try_iter().collect();
+            if !flushes.is_empty() || settled.elapsed() >= AT_LEAST_EVERY {
                 settled = Instant::now();
-                hub.update(|merger| {
-                    merger.settle(settled);
-                    let state = merger.state_mut();
-                    state.process.refresh();
-                    state.telemetry.merge_us = merging.elapsed().as_micros() as u64;
-                });
+                hub.update(|merger| self.merge(merger, flushes, settled));
             }
             if last {
                 return;
@@ -70,21 +62,17 @@ impl Inlet {
         }
     }
 
-    /// Merges what is there now, and says how much that was.
-    async fn merge_all(&self, hub: &Hub) -> usize {
-        let waiting = self.snapshots.len();
-        let mut since = Instant::now();
-        for _ in 0..waiting {
-            let Ok(mut snapshot) = self.snapshots.try_recv() else { break };
-            hub.merge(&mut snapshot);
+    /// In one go: what anybody sees of the state is consistent in itself.
+    fn merge(&self, merger: &mut Merger, flushes: Vec<Snapshot>, now: Instant) {
+        for mut snapshot in flushes {
+            merger.merge(&mut snapshot);
             // The shard empties it: it knows the layout that it will be used under. One that has
             // ended takes nothing back.
             let _ = self.returns[snapshot.shard].try_send(snapshot.recording);
-            if since.elapsed() > IN_ONE_GO {
-                tokio::task::yield_now().await;
-                since = Instant::now();
-            }
         }
-        waiting
+        merger.settle(now);
+        let state = merger.state_mut();
+        state.process.refresh();
+        state.telemetry.merge_us = now.elapsed().as_micros() as u64;
     }
 }

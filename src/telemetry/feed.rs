@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::merge::Merger;
-use super::record::Snapshot;
 use super::state::State;
 
 /// One per exporter.
@@ -43,11 +42,6 @@ impl Hub {
 
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(lock(&self.merger).state())
-    }
-
-    /// Adds a shard's flush; `update` tells of it.
-    pub fn merge(&self, snapshot: &mut Snapshot) {
-        lock(&self.merger).merge(snapshot);
     }
 
     /// Changes the state and tells everybody.

@@ -9,6 +9,7 @@ pub mod json;
 pub mod page;
 #[cfg(test)]
 mod probe;
+pub mod prometheus;
 pub mod statsd;
 
 use std::pin::Pin;
@@ -70,4 +71,4 @@ pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, 
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[json::KIND, influxdb::KIND];
+pub const KINDS: &[Kind] = &[prometheus::KIND, json::KIND, influxdb::KIND, statsd::KIND];

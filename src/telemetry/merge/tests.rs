@@ -194,6 +194,7 @@ fn an_origin_that_answers_with_any_status_gets_a_bounded_number_of_series() {
     }
     shard.recorder.flush(|_| ());
     shard.merge_into(&mut merger);
+    merger.settle(now);
     let status = &merger.state().servers().next().unwrap().status;
     assert_eq!((status.iter().count(), status.total()), (51, 900));
     assert_eq!(status.get("other"), 850);
