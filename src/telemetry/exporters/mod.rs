@@ -48,4 +48,4 @@ pub struct Kind {
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[json::KIND, influxdb::KIND];
+pub const KINDS: &[Kind] = &[json::KIND, influxdb::KIND, statsd::KIND];
