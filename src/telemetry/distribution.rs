@@ -179,6 +179,20 @@ fn record(histogram: &mut Histogram<u64>, bucket: u32, count: u32) {
     debug_assert!(recorded.is_ok());
 }
 
+#[cfg(test)]
+impl Distribution {
+    /// Adds values one by one, none of them 0.
+    pub(super) fn add_values(&mut self, values: impl IntoIterator<Item = u64>, now_secs: u64) {
+        let (mut moments, mut counts) = (Moments::NONE, std::collections::BTreeMap::new());
+        for value in values {
+            *counts.entry(buckets::index(value)).or_default() += 1;
+            moments.merge(&Moments { sum: value, min: value, max: value, zeros: 0 });
+        }
+        let counts: Vec<(u32, u32)> = counts.into_iter().collect();
+        self.add(&counts, &moments, now_secs);
+    }
+}
+
 /// One pass over the buckets.
 fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
     let count = histogram.len();
@@ -215,26 +229,14 @@ fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    fn record(distribution: &mut Distribution, values: impl IntoIterator<Item = u64>, at: u64) {
-        let (mut moments, mut counts) = (Moments::NONE, BTreeMap::new());
-        for value in values {
-            *counts.entry(buckets::index(value)).or_default() += 1;
-            moments.merge(&Moments { sum: value, min: value, max: value, zeros: 0 });
-        }
-        let counts: Vec<(u32, u32)> = counts.into_iter().collect();
-        distribution.add(&counts, &moments, at);
-    }
 
     #[test]
     fn percentiles_of_known_values_err_by_less_than_half_a_percent() {
         // From 1 us up: 10,000 values of which each percentile is known.
         for step in [1, 13, 997] {
             let mut distribution = Distribution::default();
-            record(&mut distribution, (1..=10_000).map(|n| n * step), 0);
+            distribution.add_values((1..=10_000).map(|n| n * step), 0);
             let summary = distribution.recent();
             for (at, (name, quantile)) in QUANTILES.iter().enumerate() {
                 let exact = (quantile * 10_000.0) * step as f64;
@@ -251,8 +253,8 @@ mod tests {
     #[test]
     fn the_minute_moves_on_and_the_whole_stays() {
         let mut distribution = Distribution::default();
-        record(&mut distribution, [100; 10], 0);
-        record(&mut distribution, [5_000; 5], 30);
+        distribution.add_values([100; 10], 0);
+        distribution.add_values([5_000; 5], 30);
         distribution.expire(59);
         assert_eq!(distribution.recent().count, 15);
         distribution.expire(60);

@@ -89,19 +89,11 @@ fn index(value: f64) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::buckets;
     use crate::telemetry::distribution::QUANTILES;
-    use crate::telemetry::samples::Moments;
 
     fn distribution(values: impl IntoIterator<Item = u64>) -> Distribution {
         let mut distribution = Distribution::default();
-        let mut moments = Moments::NONE;
-        for value in values {
-            distribution.add(buckets::index(value), 1);
-            moments.merge(&Moments { sum: value, min: value, max: value });
-        }
-        distribution.add_moments(&moments);
-        distribution.settle(0);
+        distribution.add_values(values, 0);
         distribution
     }
 
