@@ -158,8 +158,8 @@ fn what_is_special_is_escaped_and_what_cannot_be_written_replaced() {
 
 #[test]
 fn scopes_with_the_same_tags_share_a_line_and_several_paths_are_one() {
-    let mut state = State::default();
-    state.shards = vec![ShardStats::new(0, 0), ShardStats::new(0, 1)];
+    let shards = vec![ShardStats::new(0, 0), ShardStats::new(0, 1)];
+    let mut state = State { shards, ..State::default() };
     state.shards[1].scope.paths.push("elsewhere".to_owned());
     // Two kinds of scope that are about the same thing.
     state.telemetry.scope = state.shards[0].scope.clone();

@@ -155,8 +155,7 @@ fn names_and_tags_are_safe_whatever_is_in_them() {
 
 #[test]
 fn a_gauge_below_zero_is_a_value_and_no_difference() {
-    let mut state = State::default();
-    state.shards = vec![ShardStats::new(0, 0)];
+    let mut state = State { shards: vec![ShardStats::new(0, 0)], ..State::default() };
     state.telemetry.scope.paths = vec!["telemetry".to_owned()];
     for dialect in [Dialect::Etsy, Dialect::DogStatsd] {
         let format = Format::new(dialect, "ringlane");
