@@ -12,7 +12,7 @@ pub enum Leaf<'a> {
     /// A counter of time, in the tree's unit.
     FloatCounter(f64),
     Gauge(f64),
-    /// In the unit that is kept, with what makes it the tree's.
+    /// In the unit that is kept, with how many of those make one in the tree.
     Stat(&'a Distribution, f64),
 }
 
@@ -20,17 +20,17 @@ impl State {
     /// Every leaf: its scope, and its key below each of the scope's paths.
     pub fn leaves(&self, each: &mut dyn FnMut(&Scope, &str, Leaf<'_>)) {
         self.by_scope(&mut |info: &'static Info, scope: &Scope, value: Value<'_>| {
-            let scale = info.unit.tree();
+            let per = info.unit.per_tree();
             match value {
                 Value::Counter(count) if info.unit == Unit::Plain => {
                     each(scope, info.key, Leaf::Counter(count));
                 }
                 Value::Counter(count) => {
-                    each(scope, info.key, Leaf::FloatCounter(count as f64 * scale));
+                    each(scope, info.key, Leaf::FloatCounter(count as f64 / per));
                 }
-                Value::Gauge(value) => each(scope, info.key, Leaf::Gauge(value * scale)),
+                Value::Gauge(value) => each(scope, info.key, Leaf::Gauge(value / per)),
                 Value::Histogram(distribution) => {
-                    each(scope, info.key, Leaf::Stat(distribution, scale));
+                    each(scope, info.key, Leaf::Stat(distribution, per));
                 }
                 Value::Info(word) => {
                     each(scope, &format!("{}/{word}", info.key), Leaf::Gauge(1.0));
@@ -74,17 +74,17 @@ pub fn summary(distribution: &Distribution, window: Window) -> Summary {
 
 /// The names and values of a summary, in the order that they are written; only the count of an
 /// empty one.
-pub fn figures(summary: &Summary, scale: f64, each: &mut dyn FnMut(&'static str, f64)) {
+pub fn figures(summary: &Summary, per: f64, each: &mut dyn FnMut(&'static str, f64)) {
     each("count", summary.count as f64);
     if summary.count == 0 {
         return;
     }
-    each("sum", summary.sum as f64 * scale);
-    each("min", summary.min as f64 * scale);
-    each("max", summary.max as f64 * scale);
-    each("avg", summary.avg * scale);
-    each("stddev", summary.stddev * scale);
+    each("sum", summary.sum as f64 / per);
+    each("min", summary.min as f64 / per);
+    each("max", summary.max as f64 / per);
+    each("avg", summary.avg / per);
+    each("stddev", summary.stddev / per);
     for ((name, _), value) in QUANTILES.iter().zip(summary.quantiles) {
-        each(name, value * scale);
+        each(name, value / per);
     }
 }

@@ -184,22 +184,22 @@ impl Line {
         match leaf {
             Leaf::Counter(count) => self.whole(key, "", count),
             Leaf::FloatCounter(value) | Leaf::Gauge(value) => self.float(key, "", value),
-            Leaf::Stat(distribution, scale) => self.stat(key, distribution, scale),
+            Leaf::Stat(distribution, per) => self.stat(key, distribution, per),
         }
     }
 
-    fn stat(&mut self, key: &str, distribution: &Distribution, scale: f64) {
+    fn stat(&mut self, key: &str, distribution: &Distribution, per: f64) {
         self.whole(key, "_count", distribution.count());
-        self.float(key, "_sum", distribution.sum() as f64 * scale);
+        self.float(key, "_sum", distribution.sum() as f64 / per);
         let recent = distribution.recent();
         if recent.count == 0 {
             return;
         }
-        self.float(key, "_avg", recent.avg * scale);
-        self.float(key, "_min", recent.min as f64 * scale);
-        self.float(key, "_max", recent.max as f64 * scale);
+        self.float(key, "_avg", recent.avg / per);
+        self.float(key, "_min", recent.min as f64 / per);
+        self.float(key, "_max", recent.max as f64 / per);
         for (name, value) in QUANTILE_NAMES.iter().zip(recent.quantiles) {
-            self.float(key, name, value * scale);
+            self.float(key, name, value / per);
         }
     }
 

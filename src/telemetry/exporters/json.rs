@@ -205,11 +205,11 @@ fn readings(state: &State, query: &Query, each: &mut dyn FnMut(&str, Reading<'_>
                     each(below, Reading::Gauge(Number::Float(it)));
                 }
                 Leaf::FloatCounter(_) | Leaf::Gauge(_) => {}
-                Leaf::Stat(distribution, scale) => {
+                Leaf::Stat(distribution, per) => {
                     if !std::mem::replace(&mut summed, true) {
                         figures.clear();
                         let summary = tree::summary(distribution, query.window);
-                        tree::figures(&summary, scale, &mut |figure, value| match figure {
+                        tree::figures(&summary, per, &mut |figure, value| match figure {
                             "count" => figures.push((figure, Number::Whole(summary.count))),
                             _ if value.is_finite() => figures.push((figure, Number::Float(value))),
                             _ => {}

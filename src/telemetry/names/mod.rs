@@ -23,19 +23,20 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// What a value is multiplied by for the tree.
-    pub fn tree(self) -> f64 {
+    /// How many of what is kept make one in the tree. To be divided by: 235 times a thousandth is
+    /// no 0.235 in binary.
+    pub fn per_tree(self) -> f64 {
         match self {
             Unit::Plain | Unit::Micros => 1.0,
-            Unit::Millis => 1e-3,
+            Unit::Millis => 1e3,
         }
     }
 
-    /// What a value is multiplied by for Prometheus.
-    pub fn prometheus(self) -> f64 {
+    /// How many of what is kept make one in Prometheus.
+    pub fn per_prometheus(self) -> f64 {
         match self {
             Unit::Plain => 1.0,
-            Unit::Millis | Unit::Micros => 1e-6,
+            Unit::Millis | Unit::Micros => 1e6,
         }
     }
 }

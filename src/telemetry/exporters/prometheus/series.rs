@@ -140,7 +140,7 @@ fn has_series(value: &Value<'_>) -> bool {
 /// A kept value in Prometheus's unit. Divided by the whole number that the unit's factor is one
 /// part of: 300 times 1e-6 is 0.0003 less a hair, which nobody wants to read in a bound.
 pub(super) fn scaled(value: f64, unit: Unit) -> f64 {
-    value / unit.prometheus().recip().round()
+    value / unit.per_prometheus()
 }
 
 /// When an exemplar was seen, in whole milliseconds since 1970, which every format can say.

@@ -180,10 +180,10 @@ impl Format {
             // Whole ones: the sum of differences of fractions would drift.
             Leaf::FloatCounter(total) => lines.extend(self.counter(name, total as u64, ledger)),
             Leaf::Gauge(value) => lines.extend(self.gauge(name, value)),
-            Leaf::Stat(distribution, scale) => {
+            Leaf::Stat(distribution, per) => {
                 lines.extend(self.counter(&name.figure("count"), distribution.count(), ledger));
                 let recent = tree::summary(distribution, Window::Recent);
-                tree::figures(&recent, scale, &mut |figure, value| {
+                tree::figures(&recent, per, &mut |figure, value| {
                     // Of the last minute; beside a count since the start they would mislead.
                     if figure != "count" && figure != "sum" {
                         lines.extend(self.gauge(&name.figure(figure), value));
