@@ -14,7 +14,7 @@ const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 80;
 
 /// What each top module may import of the crate. A row names only rows above it: no cycles.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("http", &[]),
     ("ring", &[]),
     ("config", &[]),
@@ -22,33 +22,46 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("demo", &[]),
     ("http1", &["http"]),
     ("policy", &["http"]),
-    ("shard", &["ring", "http1", "http", "policy", "config", "control"]),
-    ("admin", &["config", "control"]),
-    ("supervisor", &["shard", "admin", "config", "control", "ring"]),
+    ("telemetry", &["http", "config", "control"]),
+    ("shard", &["ring", "http1", "http", "policy", "telemetry", "config", "control"]),
+    ("admin", &["telemetry", "policy", "config", "control"]),
+    ("supervisor", &["shard", "admin", "telemetry", "config", "control", "ring"]),
     // Not `shard`: starting one is the supervisor's business.
-    ("main", &["supervisor", "admin", "demo", "config", "control", "ring"]),
+    ("main", &["supervisor", "admin", "telemetry", "demo", "config", "control", "ring"]),
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 33] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
     ("socket2", &["ring", "shard", "supervisor", "demo"]),
     ("httparse", &["http1"]),
     ("memchr", &["http", "http1", "policy"]),
-    ("crossbeam_channel", &["ring", "shard", "supervisor"]),
-    ("serde", &["config"]),
+    ("crossbeam_channel", &["ring", "shard", "supervisor", "telemetry"]),
+    ("hdrhistogram", &["telemetry"]),
+    ("metrics", &["telemetry"]),
+    ("metrics_exporter_prometheus", &["telemetry"]),
+    ("prost", &["telemetry"]),
+    ("cadence", &["telemetry"]),
+    ("procfs", &["telemetry"]),
+    ("tikv_jemallocator", &["main"]),
+    ("tikv_jemalloc_ctl", &["telemetry"]),
+    ("serde", &["config", "admin"]),
     ("serde_yaml", &["config"]),
     ("saphyr_parser", &["config"]),
     ("serde_path_to_error", &["config"]),
     ("clap", &["main"]),
-    ("tracing", &["shard", "supervisor", "admin", "demo"]),
+    ("tracing", &["shard", "supervisor", "admin", "telemetry", "demo"]),
     ("tracing_subscriber", &["main"]),
-    ("axum", &["admin", "demo"]),
-    ("tokio", &["admin", "demo"]),
+    ("axum", &["admin", "telemetry", "supervisor", "demo"]),
+    ("tokio", &["admin", "telemetry", "supervisor", "demo"]),
     ("http_body", &["demo"]),
-    ("serde_json", &["admin"]),
+    ("serde_json", &["admin", "telemetry"]),
+    ("bytes", &["telemetry"]),
+    ("flate2", &["telemetry"]),
+    ("tower_http", &["admin"]),
+    ("subtle", &["admin"]),
     ("rustix", &["supervisor"]),
     ("signal_hook", &["supervisor"]),
 ];
