@@ -254,14 +254,12 @@ fn renew(mut stats: ServiceStats, facts: &ServiceFacts) -> ServiceStats {
 }
 
 /// Makes `stats` what a generation's names say. What it does not have any more is marked.
-fn rename<N: Clone, S: Named<N>>(
+fn rename<N: Clone + PartialEq, S: Named<N>>(
     stats: &mut Vec<Option<S>>,
     names: &[Option<N>],
     now: Instant,
     make: fn(N) -> S,
-) where
-    N: PartialEq,
-{
+) {
     stats.resize_with(names.len().max(stats.len()), || None);
     for (at, it) in stats.iter_mut().enumerate() {
         let name = names.get(at).and_then(Option::as_ref);
