@@ -46,7 +46,8 @@ impl Native {
             Unit::Millis | Unit::Micros => &*SECONDS,
         };
         // The bucket that is being filled, and what the last written one held.
-        let (mut open, mut written): (Option<(i32, u64)>, Option<(i32, u64)>) = (None, None);
+        let mut open: Option<(i32, u64)> = None;
+        let mut written = None;
         for (median, count) in distribution.buckets() {
             if median == 0 {
                 native.zero_count += count;
