@@ -5,7 +5,10 @@
 //! (2^((i-1)/32), 2^(i/32)], in the family's unit. An HDR bucket is booked where its median is. 0
 //! has a bucket of its own; there is nothing below it.
 
+use std::sync::LazyLock;
+
 use super::series;
+use crate::telemetry::buckets::{self, BUCKETS};
 use crate::telemetry::distribution::Distribution;
 use crate::telemetry::names::Unit;
 
@@ -38,14 +41,19 @@ pub(super) struct Span {
 impl Native {
     pub(super) fn of(distribution: &Distribution, unit: Unit) -> Native {
         let mut native = Native::default();
+        let indices = match unit {
+            Unit::Plain => &*PLAIN,
+            Unit::Millis | Unit::Micros => &*SECONDS,
+        };
         // The bucket that is being filled, and what the last written one held.
-        let (mut open, mut written): (Option<(i32, u64)>, Option<(i32, u64)>) = (None, None);
+        let mut open: Option<(i32, u64)> = None;
+        let mut written = None;
         for (median, count) in distribution.buckets() {
             if median == 0 {
                 native.zero_count += count;
                 continue;
             }
-            let at = index(series::scaled(median as f64, unit));
+            let at = indices[buckets::index(median) as usize];
             match &mut open {
                 Some((same, sum)) if *same == at => *sum += count,
                 _ => {
@@ -78,6 +86,17 @@ impl Native {
         self.deltas.push(count as i64 - before);
         bucket
     }
+}
+
+/// The native bucket of each HDR bucket: a large state has half a million of those, and their
+/// logarithms would take longer than all the rest of a scrape.
+static PLAIN: LazyLock<Box<[i32]>> = LazyLock::new(|| indices(Unit::Plain));
+static SECONDS: LazyLock<Box<[i32]>> = LazyLock::new(|| indices(Unit::Micros));
+
+/// That of 0 is not used.
+fn indices(unit: Unit) -> Box<[i32]> {
+    let median = |bucket| series::scaled(buckets::median(bucket) as f64, unit);
+    (0..BUCKETS).map(|bucket| index(median(bucket))).collect()
 }
 
 /// The bucket of a value above 0. A power of two is the end of its bucket exactly, as `log2` is

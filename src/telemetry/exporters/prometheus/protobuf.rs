@@ -23,15 +23,19 @@ pub(super) fn render(state: &State) -> Vec<u8> {
 #[derive(Default)]
 struct Families {
     out: Vec<u8>,
-    /// The one that series are being added to.
+    /// The one that series are being added to, without them.
     family: Option<MetricFamily>,
+    /// Its series as they come in the message, so that they are not kept twice.
+    series: Vec<u8>,
 }
 
 impl Families {
     fn end(&mut self) {
-        if let Some(family) = self.family.take() {
-            family.encode_length_delimited(&mut self.out).expect("a Vec grows");
-        }
+        let Some(family) = self.family.take() else { return };
+        let length = family.encoded_len() + self.series.len();
+        prost::encode_length_delimiter(length, &mut self.out).expect("a Vec grows");
+        family.encode_raw(&mut self.out);
+        self.out.append(&mut self.series);
     }
 
     fn push(&mut self, labels: &Labels<'_>, metric: Metric) {
@@ -40,7 +44,7 @@ impl Families {
             value: Some(value.to_owned()),
         };
         let metric = Metric { label: labels.iter().map(pair).collect(), ..metric };
-        self.family.as_mut().expect("a family was begun").metric.push(metric);
+        prost::encoding::message::encode(METRIC_TAG, &metric, &mut self.series);
     }
 }
 
@@ -138,6 +142,9 @@ pub(super) enum MetricType {
     Gauge = 1,
     Histogram = 4,
 }
+
+/// Of `metric` in `MetricFamily`.
+const METRIC_TAG: u32 = 4;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct MetricFamily {

@@ -8,6 +8,10 @@
 //!   distribution of a million samples cannot be played back to it.
 //! - Counters of time. They are fractions of a second, and the crate's counters are whole numbers.
 //!
+//! The crate's part is the larger one: with 200 services of five endpoints each, which is 14,000
+//! series for it and 2,600 histograms, this takes two to four times as long as OpenMetrics, which
+//! is all written here (`tests::what_a_large_state_takes`). It copies every label several times.
+//!
 //! The crate takes a backslash in a label's value for the beginning of an escape where it could be
 //! one. Doubled ones it understands, so they are doubled before it gets them.
 
