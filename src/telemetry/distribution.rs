@@ -48,6 +48,8 @@ const EXEMPLARS: usize = 20;
 pub struct Distribution {
     /// `None` until something is recorded: most series of most processes never are.
     total: Option<Histogram<u64>>,
+    /// Its buckets that are not empty, in order: they are some hundred of thousands.
+    touched: Vec<u16>,
     moments: Moments,
     recent: VecDeque<Delta>,
     exemplars: Vec<Option<Exemplar>>,
@@ -82,6 +84,7 @@ impl Default for Distribution {
     fn default() -> Distribution {
         Distribution {
             total: None,
+            touched: Vec::new(),
             moments: Moments::NONE,
             recent: VecDeque::new(),
             exemplars: Vec::new(),
@@ -96,10 +99,9 @@ impl Distribution {
         if counts.is_empty() {
             return;
         }
-        let total = self.total.get_or_insert_with(histogram);
+        self.add_to_total(counts);
         let mut packed = Vec::with_capacity(counts.len());
         for &(bucket, mut count) in counts {
-            record(total, bucket, count);
             while count > 0 {
                 let part = count.min(Packed::MOST);
                 packed.push(Packed(bucket | part << INDEX_BITS));
@@ -109,6 +111,24 @@ impl Distribution {
         self.moments.merge(moments);
         let counts = packed.into_boxed_slice();
         self.recent.push_back(Delta { at_secs: now_secs, moments: *moments, counts });
+    }
+
+    fn add_to_total(&mut self, counts: &[(u32, u32)]) {
+        let new = || Histogram::new(2).expect("two digits are allowed");
+        let total = self.total.get_or_insert_with(new);
+        let before = self.touched.len();
+        for &(bucket, count) in counts {
+            // The histogram grows with its values, so nothing is ever out of its range.
+            let recorded = total.record_n(buckets::lowest(bucket), u64::from(count));
+            debug_assert!(recorded.is_ok());
+            let bucket = bucket as u16;
+            if self.touched[..before].binary_search(&bucket).is_err() {
+                self.touched.push(bucket);
+            }
+        }
+        if self.touched.len() > before {
+            self.touched.sort_unstable();
+        }
     }
 
     pub fn set_exemplar(&mut self, exemplar: Exemplar) {
@@ -140,43 +160,36 @@ impl Distribution {
 
     /// Everything since the start: (median of the bucket, count), in order.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.total.iter().flat_map(|total| {
-            total.iter_recorded().map(|step| {
-                let value = total.median_equivalent(step.value_iterated_to());
-                (value, step.count_at_value())
-            })
+        self.counts().map(|(bucket, count)| (buckets::median(bucket), count))
+    }
+
+    /// The buckets that are not empty, in order. Asked one by one: the histogram's own iterator
+    /// visits every bucket that there could be.
+    fn counts(&self) -> impl Iterator<Item = (u32, u64)> {
+        let touched = self.touched.iter().map(|bucket| u32::from(*bucket));
+        touched.map(|bucket| {
+            let total = self.total.as_ref();
+            (bucket, total.map_or(0, |total| total.count_at(buckets::lowest(bucket))))
         })
     }
 
     /// Since the start.
     pub fn total(&self) -> Summary {
-        self.total.as_ref().map_or_else(Summary::default, |all| summarize(all, &self.moments))
+        summarize(self.counts(), self.count(), &self.moments)
     }
 
     /// Over the last minute.
     pub fn recent(&self) -> Summary {
-        if self.recent.is_empty() {
-            return Summary::default();
-        }
-        let (mut histogram, mut moments) = (histogram(), Moments::NONE);
+        let mut moments = Moments::NONE;
+        let mut counts: Vec<(u32, u64)> = Vec::new();
         for delta in &self.recent {
             moments.merge(&delta.moments);
-            for packed in &delta.counts {
-                record(&mut histogram, packed.bucket(), packed.count());
-            }
+            counts.extend(delta.counts.iter().map(|it| (it.bucket(), u64::from(it.count()))));
         }
-        summarize(&histogram, &moments)
+        counts.sort_unstable_by_key(|(bucket, _)| *bucket);
+        let count = counts.iter().map(|(_, count)| count).sum();
+        summarize(counts.into_iter(), count, &moments)
     }
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new(2).expect("two digits are allowed")
-}
-
-fn record(histogram: &mut Histogram<u64>, bucket: u32, count: u32) {
-    // The histogram grows with its values, so nothing is ever out of its range.
-    let recorded = histogram.record_n(buckets::lowest(bucket), u64::from(count));
-    debug_assert!(recorded.is_ok());
 }
 
 #[cfg(test)]
@@ -193,9 +206,8 @@ impl Distribution {
     }
 }
 
-/// One pass over the buckets.
-fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
-    let count = histogram.len();
+/// One pass over buckets in order; one may come several times in a row.
+fn summarize(counts: impl Iterator<Item = (u32, u64)>, count: u64, moments: &Moments) -> Summary {
     if count == 0 {
         return Summary::default();
     }
@@ -212,12 +224,12 @@ fn summarize(histogram: &Histogram<u64>, moments: &Moments) -> Summary {
     // Less a hair, since 0.9999 times 10,000 is a little more than 9,999 in binary.
     let rank = |quantile: f64| ((quantile * count as f64 - 1e-6).ceil() as u64).clamp(1, count);
     let (mut seen, mut next, mut squares) = (0, 0, 0.0);
-    for step in histogram.iter_recorded() {
-        let median = histogram.median_equivalent(step.value_iterated_to());
+    for (bucket, of_bucket) in counts {
+        let median = buckets::median(bucket);
         // A bucket's median may lie outside of what was recorded; its ends were not.
         let value = median.clamp(moments.least(), moments.max) as f64;
-        seen += step.count_at_value();
-        squares += (value - avg).powi(2) * step.count_at_value() as f64;
+        seen += of_bucket;
+        squares += (value - avg).powi(2) * of_bucket as f64;
         while next < QUANTILES.len() && seen >= rank(QUANTILES[next].1) {
             summary.quantiles[next] = value;
             next += 1;
