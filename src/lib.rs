@@ -3,8 +3,10 @@
 //! ```text
 //!   main --> supervisor --> shard --> ring            the kernel: sockets, buffers, timers
 //!                 |           |-----> http1 --> http  bytes to events and back; rules
-//!                 |           `-----> policy -> http  which route, which endpoint
-//!                 |-> admin   (the operator's interface, on a thread of its own)
+//!                 |           |-----> policy -> http  which route, which endpoint
+//!                 |           `-----> telemetry       what happened: recorder, ids
+//!                 |-> telemetry -> http     (merges what shards counted; exporters)
+//!                 |-> admin --> telemetry, policy     (the operator's interface)
 //!                 `-> config, control (what was written; what threads say to each other)
 //! ```
 //!
