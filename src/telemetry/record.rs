@@ -5,8 +5,8 @@
 //! clock. Counters and samples gather in a `Recording` that is swapped out whole at each flush and
 //! comes back emptied; gauges stay here, and each flush takes a copy of them.
 //!
-//! Conservation (DESIGN section 7) is checked at each flush in debug builds, per server, target and
-//! endpoint. Every term is counted by itself:
+//! Conservation (DESIGN section 7) is asserted at each flush in debug builds, for each server, target
+//! and endpoint. Every term is counted by itself:
 //!
 //! - requests = success + failures + pending
 //! - attempts = requests - answered_here - waiting + retries + requeues + hedges
@@ -273,6 +273,8 @@ pub struct Recorder {
     layout: Arc<Layout>,
     now: Box<Recording>,
     gauges: Gauges,
+    /// What was so when `now` began: counters are of the time since then.
+    begun: Gauges,
     outlet: Outlet,
     /// Used when `returned` has nothing yet.
     spare: Option<Box<Recording>>,
@@ -285,9 +287,11 @@ impl Recorder {
         clear(&mut gauges.targets, layout.targets.len());
         clear(&mut gauges.endpoints, layout.endpoints.len());
         clear(&mut gauges.services, layout.services.len());
+        let mut begun = Gauges::default();
+        begun.copy(&gauges);
         let now = Box::new(Recording::new(&layout));
         let spare = Some(Box::new(Recording::new(&layout)));
-        Recorder { shard, layout, now, gauges, outlet, spare }
+        Recorder { shard, layout, now, gauges, begun, outlet, spare }
     }
 
     pub fn layout(&self) -> &Arc<Layout> {
@@ -485,7 +489,12 @@ impl Recorder {
         next.gauges.copy(&self.gauges);
         let snapshot = Snapshot { shard: self.shard, layout: self.layout.clone(), recording: next };
         let unsent = match self.outlet.snapshots.try_send(snapshot) {
-            Ok(()) => return,
+            Ok(()) => {
+                if cfg!(debug_assertions) {
+                    self.begun.copy(&self.gauges);
+                }
+                return;
+            }
             Err(TrySendError::Full(snapshot) | TrySendError::Disconnected(snapshot)) => snapshot,
         };
         // It has what was counted; what took its place is empty still.
@@ -515,11 +524,28 @@ impl Recorder {
     }
 
     fn check_invariants(&self) {
-        debug_assert!(
-            self.gauges.targets.iter().all(|target| target.waiting <= target.pending),
-            "more requests wait than there are: {:?}",
-            self.gauges.targets
-        );
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let (now, then) = (&self.gauges, &self.begun);
+        for (id, it) in self.now.servers.iter().enumerate() {
+            let pending = [then.servers[id].pending, now.servers[id].pending];
+            assert_eq!(it.requests + pending[0], it.success + it.failures + pending[1], "{it:?}");
+        }
+        for (id, it) in self.now.targets.iter().enumerate() {
+            let (then, now) = (&then.targets[id], &now.targets[id]);
+            let ended = it.success + it.failures;
+            assert_eq!(it.requests + then.pending, ended + now.pending, "{it:?}");
+            let ended = it.attempt_success + it.attempt_failures;
+            assert_eq!(it.attempts + then.attempts_pending, ended + now.attempts_pending, "{it:?}");
+            let first = it.attempts - it.retries - it.requeues - it.hedges;
+            let begun = first + it.answered_here + now.waiting;
+            assert_eq!(it.requests + then.waiting, begun, "{it:?}");
+        }
+        for (id, it) in self.now.endpoints.iter().enumerate() {
+            let pending = [then.endpoints[id], now.endpoints[id]].map(u64::from);
+            assert_eq!(it.requests + pending[0], it.success + it.failures + pending[1], "{it:?}");
+        }
     }
 }
 
