@@ -166,8 +166,8 @@ impl Distribution {
         else {
             return Summary::default();
         };
-        // Dense, since exporters ask this of every series: adding up in an HdrHistogram, which
-        // finds each bucket anew and grows on the way, takes five times as long.
+        // Dense, since exporters ask this of every series: with an HdrHistogram, which finds each
+        // bucket anew and grows on the way, a whole JSON document took nearly twice as long.
         let mut counts = vec![0u64; usize::from(most - least) + 1];
         let mut moments = Moments::NONE;
         for delta in &self.recent {
