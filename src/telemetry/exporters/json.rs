@@ -179,20 +179,25 @@ enum Reading<'a> {
 
 /// Everything that the query asks for, once each, by its name relative to the query.
 fn readings(state: &State, query: &Query, each: &mut dyn FnMut(&str, Reading<'_>)) {
-    // Paths are made of names, of which a configuration has none twice; that a document stays
-    // valid does not depend on it.
-    let mut seen: HashSet<Box<str>> = HashSet::new();
+    // The leaves of a scope come in a row, and a table has no key twice. That a path has one row
+    // of a table follows from the configuration; that no key is written twice does not hang on it.
+    let (mut seen, mut row) = (HashSet::new(), None);
+    let mut is_new: Vec<bool> = Vec::new();
     let (mut name, mut figures) = (String::new(), Vec::new());
     // One figure may be asked for by the name that it has when flat.
     let (stat, figure) = query.under.rsplit_once('.').unwrap_or_default();
     state.leaves(&mut |scope, key, leaf| {
+        if row.replace(std::ptr::from_ref(scope)) != Some(std::ptr::from_ref(scope)) {
+            is_new.clear();
+            is_new.extend(scope.paths.iter().map(|path| seen.insert(format!("{path}/{key}"))));
+        }
         let mut summed = false;
-        for path in &scope.paths {
+        for (path, _) in scope.paths.iter().zip(&is_new).filter(|(_, is_new)| **is_new) {
             name.clear();
             name.extend([path, "/", key]);
             let below = relative(&name, &query.under);
             let is_figure = matches!(leaf, Leaf::Stat(..)) && !figure.is_empty() && name == stat;
-            if (below.is_none() && !is_figure) || !seen.insert(name.as_str().into()) {
+            if below.is_none() && !is_figure {
                 continue;
             }
             let below = below.unwrap_or_default();
