@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 33] = [
+const HOMES: [(&str, &[&str]); 32] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),

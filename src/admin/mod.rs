@@ -1,4 +1,4 @@
-//! The operator's HTTP interface: is it alive, is it ready, what is it, what does it do, and end it.
+//! The operator's HTTP interface: is it alive, is it ready, what does it do, and end it.
 //!
 //! Runs as a task of the control thread, apart from every shard. It owns nothing that it reports:
 //! the supervisor sets `State`, telemetry merges what the shards count, and what an operator asks
@@ -178,6 +178,8 @@ async fn ready(extract::State(context): extract::State<Context>) -> Response {
 
 async fn server_info(extract::State(context): extract::State<Context>) -> Json<serde_json::Value> {
     let facts = &context.state.0;
+    let shards = &context.state.config().runtime.shards;
+    let cores: Vec<usize> = shards.iter().map(|shard| shard.core).collect();
     let since_epoch = facts.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     Json(json!({
         "version": facts.info.version,
@@ -185,7 +187,7 @@ async fn server_info(extract::State(context): extract::State<Context>) -> Json<s
         "started": rfc3339(since_epoch.as_secs()),
         "uptime_ms": facts.running.elapsed().as_millis() as u64,
         "ready": context.state.is_ready(),
-        "cores": context.state.config().runtime.shards.iter().map(|shard| shard.core).collect::<Vec<_>>(),
+        "cores": cores,
         "listeners": facts.info.listeners,
     }))
 }
