@@ -13,8 +13,10 @@ use super::Context;
 pub struct Logging {
     pub read: Arc<dyn Fn() -> String + Send + Sync>,
     /// Takes a filter such as `info,ringlane::shard=debug`, or says what is wrong with it.
-    pub change: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub change: Arc<Change>,
 }
+
+type Change = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 
 impl Logging {
     /// A log that always has the same filter.

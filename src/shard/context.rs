@@ -125,7 +125,6 @@ impl Context {
         config: &Config,
         addresses: &[SocketAddr],
         reporting: Option<Reporting>,
-        seed: u64,
     ) -> io::Result<Context> {
         let started = Instant::now();
         let reporter =
@@ -154,7 +153,7 @@ impl Context {
             servers,
             reporter,
             upstreams,
-            rng: RefCell::new(Rng::new(seed)),
+            rng: RefCell::new(Rng::new(seed_of(number))),
             started,
             drain: Cell::new(None),
             held: Cell::new(0),
@@ -258,4 +257,12 @@ impl Drop for Hold {
             context.ring.wake(control);
         }
     }
+}
+
+/// Different on every shard and at every start, so that shards do not pick in step.
+fn seed_of(number: usize) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_usize(number);
+    hasher.finish()
 }

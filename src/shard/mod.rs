@@ -114,10 +114,9 @@ async fn run(
         spin: settings.spin,
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
-    let seed = seed_of(number);
     let Given { listeners, addresses, reporting } = given;
     let context =
-        Context::new(number, peers, ring.clone(), settings, config, &addresses, reporting, seed);
+        Context::new(number, peers, ring.clone(), settings, config, &addresses, reporting);
     let context = context.map_err(|error| format!("an endpoint's address: {error}"))?;
     let context = Rc::new(context);
     for (socket, server) in listeners {
@@ -195,12 +194,4 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
         }
         ring::wait().await;
     }
-}
-
-/// Different on every shard and at every start, so that shards do not pick in step.
-fn seed_of(number: usize) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_usize(number);
-    hasher.finish()
 }

@@ -235,26 +235,16 @@ impl Fold<'_> {
         if let Some(it) = distribution(self.state, meaning) {
             it.add(counts, moments, self.now_secs);
         }
-        let max = self.max_series;
-        match meaning {
-            Meaning::Server(id, ServerSeries::Status) => {
-                at(&mut self.state.servers, id).map(|it| statuses(&mut it.status, counts, max));
+        if let Meaning::Endpoint(endpoint) = meaning {
+            self.pass_on(endpoint, counts, moments);
+        }
+        let Some((split, is_status)) = split(self.state, meaning) else { return };
+        for &(which, count) in counts {
+            let count = u64::from(count);
+            match is_status {
+                true => split.add(which.to_string(), count, self.max_series),
+                false => split.add(Cause::label(which), count, usize::MAX),
             }
-            Meaning::Server(id, ServerSeries::Failures) => {
-                at(&mut self.state.servers, id).map(|it| reasons(&mut it.failures, counts));
-            }
-            Meaning::Target(id, TargetSeries::AttemptStatus) => {
-                at(&mut self.state.targets, id)
-                    .map(|it| statuses(&mut it.attempt_status, counts, max));
-            }
-            Meaning::Target(id, TargetSeries::AttemptFailures) => {
-                at(&mut self.state.targets, id).map(|it| reasons(&mut it.attempt_failures, counts));
-            }
-            Meaning::Target(id, TargetSeries::Failures) => {
-                at(&mut self.state.targets, id).map(|it| reasons(&mut it.failures, counts));
-            }
-            Meaning::Endpoint(endpoint) => self.pass_on(endpoint, counts, moments),
-            Meaning::Server(..) | Meaning::Target(..) => {}
         }
     }
 
@@ -269,18 +259,6 @@ impl Fold<'_> {
         let counts = counts.iter().filter(|(bucket, _)| *bucket > 0);
         let key = |bucket| Key::new(series, bucket);
         gathered.counts.extend(counts.map(|&(bucket, count)| pack(key(bucket), count)));
-    }
-}
-
-fn statuses(split: &mut Split, counts: &[(u32, u32)], max: usize) {
-    for &(status, count) in counts {
-        split.add(status.to_string(), u64::from(count), max);
-    }
-}
-
-fn reasons(split: &mut Split, counts: &[(u32, u32)]) {
-    for &(cause, count) in counts {
-        split.add(Cause::label(cause), u64::from(count), usize::MAX);
     }
 }
 
@@ -460,6 +438,30 @@ fn distribution(state: &mut State, meaning: Meaning) -> Option<&mut Distribution
             }
         }
         Meaning::Endpoint(id) => at(&mut state.endpoints, id).map(|it| &mut it.latency),
+    }
+}
+
+/// A set of counters, and whether it is by status and not by reason. `None` for a distribution.
+fn split(state: &mut State, meaning: Meaning) -> Option<(&mut Split, bool)> {
+    match meaning {
+        Meaning::Server(id, series) => {
+            let it = at(&mut state.servers, id)?;
+            match series {
+                ServerSeries::Status => Some((&mut it.status, true)),
+                ServerSeries::Failures => Some((&mut it.failures, false)),
+                _ => None,
+            }
+        }
+        Meaning::Target(id, series) => {
+            let it = at(&mut state.targets, id)?;
+            match series {
+                TargetSeries::AttemptStatus => Some((&mut it.attempt_status, true)),
+                TargetSeries::AttemptFailures => Some((&mut it.attempt_failures, false)),
+                TargetSeries::Failures => Some((&mut it.failures, false)),
+                _ => None,
+            }
+        }
+        Meaning::Endpoint(_) => None,
     }
 }
 
