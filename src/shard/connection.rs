@@ -368,7 +368,10 @@ impl Connection {
         let ledger = &mut exchange.ledger;
         let (reason, status) = match turn {
             Turn::Wait | Turn::Done { .. } => (None, None),
-            Turn::Tunnel => (None, Some(101)),
+            Turn::Tunnel => {
+                ledger.answered(self.context.stamp(), 101, true);
+                (None, None)
+            }
             Turn::Broken(reason) => (Some(*reason), None),
             Turn::ClientGone => (Some(Reason::ClientClosed), Some(ledger.status_when_gone())),
             Turn::Answer { reason, .. } => {

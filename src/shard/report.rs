@@ -11,8 +11,9 @@ use crate::ring;
 use crate::telemetry::layout::Layout;
 use crate::telemetry::record::{Gauges, Outlet, Recorder, ShardFigures};
 
-/// How long the last flush may wait for the telemetry thread to take those before it.
-const LAST_FLUSH: Duration = Duration::from_millis(500);
+/// How long the last flush may wait for the telemetry thread to take those before it: twice as long
+/// as that takes to look.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 /// What a shard is given to report with.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ impl Reporter {
         1 + self.layout.servers.len() as u32 + target
     }
 
-    fn flush(&self, context: &Context) {
+    fn flush(&self, context: &Context) -> bool {
         let servers = self.layout.servers.len() as u32;
         let mut recorder = self.recorder.borrow_mut();
         context.ring.take_traffic(|account, traffic| {
@@ -75,7 +76,7 @@ impl Reporter {
                 None => {}
             }
         });
-        recorder.flush(|gauges| self.fill(context, gauges));
+        recorder.flush(|gauges| self.fill(context, gauges))
     }
 
     fn fill(&self, context: &Context, gauges: &mut Gauges) {
@@ -107,9 +108,10 @@ impl Reporter {
 
     /// The last flush of a shard that ends: waits until what is still on the way has been taken.
     pub(super) fn finish(&self, context: &Context) {
-        self.flush(context);
-        let recorder = &mut self.recorder.borrow_mut();
-        recorder.finish(LAST_FLUSH, |gauges| self.fill(context, gauges));
+        if !self.flush(context) {
+            self.recorder.borrow_mut().await_buffer(LAST_FLUSH);
+            self.flush(context);
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use super::record::{Outlet, Recording, Snapshot};
 
 /// Buffers of each shard that are on the way or waiting to be merged: all but the one in use.
 const BUFFERS_PER_SHARD: usize = 2;
+/// A shard that ends waits for its last buffer no longer than twice this.
+const LONGEST_TICK: Duration = Duration::from_millis(500);
 /// A tick without a shard's flush still moves the minute on this often.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// The telemetry thread's ends of the channels.
@@ -43,7 +45,7 @@ impl Inlet {
         flush_interval: Duration,
         mut ends: oneshot::Receiver<()>,
     ) {
-        let mut tick = tokio::time::interval(flush_interval / 2);
+        let mut tick = tokio::time::interval((flush_interval / 2).min(LONGEST_TICK));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut settled = Instant::now();
         loop {

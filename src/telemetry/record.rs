@@ -479,9 +479,10 @@ impl Recorder {
 
     /// Sends what was counted, and the gauges, which `fill` completes with what only the shard
     /// knows (services, nodes, shard). What finds no room is kept and goes with the next flush.
-    pub fn flush(&mut self, fill: impl FnOnce(&mut Gauges)) {
+    /// Says whether it was sent.
+    pub fn flush(&mut self, fill: impl FnOnce(&mut Gauges)) -> bool {
         let Some(mut next) = self.next_recording() else {
-            return;
+            return false;
         };
         fill(&mut self.gauges);
         self.check_invariants();
@@ -493,24 +494,23 @@ impl Recorder {
                 if cfg!(debug_assertions) {
                     self.begun.copy(&self.gauges);
                 }
-                return;
+                return true;
             }
             Err(TrySendError::Full(snapshot) | TrySendError::Disconnected(snapshot)) => snapshot,
         };
         // It has what was counted; what took its place is empty still.
         self.spare = Some(std::mem::replace(&mut self.now, unsent.recording));
+        false
     }
 
-    /// Sends what is left when the shard ends, waiting up to `patience` for a buffer to come back.
-    pub fn finish(&mut self, patience: Duration, fill: impl FnOnce(&mut Gauges)) {
-        if self.spare.is_none() {
-            let Ok(mut returned) = self.outlet.returned.recv_timeout(patience) else {
-                return;
-            };
+    /// Waits up to `patience` for a buffer to come back: for a flush that found none and is the last.
+    pub fn await_buffer(&mut self, patience: Duration) {
+        if self.spare.is_none()
+            && let Ok(mut returned) = self.outlet.returned.recv_timeout(patience)
+        {
             returned.reset(&self.layout);
             self.spare = Some(returned);
         }
-        self.flush(fill);
     }
 
     /// An empty recording. `None`: all of them are on the way, so this one is carried on.
