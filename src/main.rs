@@ -77,7 +77,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = Config::from_yaml(&text, &origin, &host, &exporters::specs(KINDS))
         .map_err(|errors| Failure::Config(errors.to_string()))?;
     let exporters =
-        make_exporters(&config).map_err(|why| Failure::Config(format!("{origin}: {why}")))?;
+        make_exporters(&config).map_err(|why| Failure::Config(format!("{origin}:{why}")))?;
     if arguments.check {
         say(&format!("{origin}: ok ({})", summary(&config)));
         return Ok(());

@@ -52,6 +52,9 @@ const PATHS: [&str; 17] = [
     "GET /admin",
 ];
 
+/// What is said where there would be something with telemetry.
+const TELEMETRY_IS_OFF: &str = "telemetry is off\n";
+
 /// How long an order waits before it is passed on, so that its own answer is sent first.
 const ANSWER_FIRST: Duration = Duration::from_millis(20);
 
@@ -141,6 +144,7 @@ struct Context {
 
 fn app(context: Context, routes: axum::Router) -> axum::Router {
     let settings = context.state.config().admin.clone();
+    let is_on = context.hub.is_some();
     let own = axum::Router::new()
         .route("/admin", get(index))
         .route("/admin/ping", get("pong\n"))
@@ -155,7 +159,8 @@ fn app(context: Context, routes: axum::Router) -> axum::Router {
         .route("/admin/drain", post(drain))
         .route("/admin/shutdown", post(shutdown))
         .with_state(context);
-    let all = own.merge(routes).fallback(unknown).layer(CompressionLayer::new());
+    let all =
+        own.merge(routes).fallback(move |uri| unknown(uri, is_on)).layer(CompressionLayer::new());
     match settings {
         Some(settings) => {
             all.layer(middleware::from_fn_with_state(Arc::new(settings), guard::guard))
@@ -211,8 +216,15 @@ impl Context {
     }
 }
 
-async fn unknown(uri: Uri) -> Response {
-    let text = format!("nothing at {}; there is:\n{}\n", uri.path(), PATHS.join("\n"));
+/// A path of the list comes here where nobody answers it: those of the exporters, with telemetry
+/// off.
+async fn unknown(uri: Uri, is_on: bool) -> Response {
+    let path = uri.path();
+    let is_listed = PATHS.iter().any(|known| known.strip_prefix("GET ") == Some(path));
+    let text = match is_listed && !is_on {
+        true => TELEMETRY_IS_OFF.to_owned(),
+        false => format!("nothing at {path}; there is:\n{}\n", PATHS.join("\n")),
+    };
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

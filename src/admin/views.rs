@@ -177,7 +177,7 @@ impl Context {
     fn read(&self, look: impl FnOnce(&state::State) -> Response) -> Response {
         match &self.hub {
             Some(hub) => hub.read(look),
-            None => (StatusCode::NOT_FOUND, "telemetry is off\n").into_response(),
+            None => (StatusCode::NOT_FOUND, super::TELEMETRY_IS_OFF).into_response(),
         }
     }
 }

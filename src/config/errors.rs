@@ -186,6 +186,12 @@ impl Report {
         self.broken.push(path.clone());
     }
 
+    /// Where the value at `path` stands, as errors say it.
+    pub(super) fn place(&self, path: &Path) -> String {
+        let Position { line, column } = self.marks.nearest(path);
+        format!("{line}:{column}: {path}")
+    }
+
     /// The key at `path` should not be there; its value is not looked at.
     pub(super) fn key(&mut self, path: &Path, wrong: String, allowed: String) {
         let at = self.marks.key(path).unwrap_or_else(|| self.marks.nearest(path));

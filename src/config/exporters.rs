@@ -42,7 +42,7 @@ pub enum Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExporterSettings {
     pub spec: &'static ExporterSpec,
-    /// Where it stands, for errors that only the exporter can find.
+    /// Line, column and path, for errors that only the exporter can find.
     pub at: String,
     values: BTreeMap<&'static str, Setting>,
 }
@@ -151,7 +151,7 @@ fn exporter(
         }
     }
     let mut settings = ExporterSettings::defaults(spec);
-    settings.at = at.to_string();
+    settings.at = check.report.place(at);
     for key in spec.keys {
         let leaf = map.get(key.name).filter(|value| !value.is_null()).cloned();
         let setting = setting(key, &leaf, &at.key(key.name), check);

@@ -10,8 +10,18 @@ use super::{Proxy, Wire, eventually};
 pub struct Metrics(pub BTreeMap<String, f64>);
 
 impl Metrics {
+    /// With histograms over the last minute.
     pub fn scrape(admin: SocketAddr) -> Metrics {
-        let answer = Wire::connect(admin).get("/admin/metrics.json");
+        Metrics::read(admin, "recent")
+    }
+
+    /// With histograms since the start.
+    pub fn since_start(admin: SocketAddr) -> Metrics {
+        Metrics::read(admin, "total")
+    }
+
+    fn read(admin: SocketAddr, window: &str) -> Metrics {
+        let answer = Wire::connect(admin).get(&format!("/admin/metrics.json?window={window}"));
         assert_eq!(answer.status(), 200, "{answer:?}");
         Metrics(serde_json::from_slice(&answer.body).expect("numbers by name"))
     }

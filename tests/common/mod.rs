@@ -10,6 +10,7 @@ mod metrics;
 mod origin;
 mod pattern;
 mod proxy;
+mod statsd;
 mod wire;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub use metrics::Metrics;
 pub use origin::{Origin, silent};
 pub use pattern::{Pattern, Rng};
 pub use proxy::{Memory, Proxy};
+pub use statsd::{Collector, Counters};
 pub use wire::{Answer, Framing, Head, Request, Wire, ok};
 
 /// How long a test waits for what must happen. Generous: machines are shared, builds are debug.
@@ -59,6 +61,14 @@ pub fn config(endpoints: &[SocketAddr], router: &str, service: &str) -> String {
         endpoints.join(", "),
         indented(service, "    "),
     )
+}
+
+/// The quantile of some values by nearest rank, as the proxy's figures are read.
+pub fn quantile(values: &[f64], quantile: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (quantile * sorted.len() as f64 - 1e-6).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
 /// How many descriptors this process may have: some tests open thousands of connections.

@@ -51,6 +51,9 @@ pub enum Framing {
 /// A connection with what was read of it and not looked at yet.
 pub struct Wire {
     pub stream: TcpStream,
+    /// Bytes that this handle has read and written.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
     buffer: Vec<u8>,
     start: usize,
 }
@@ -74,7 +77,7 @@ impl Wire {
         stream.set_nodelay(true).expect("no delay");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         stream.set_write_timeout(Some(DEADLINE)).expect("a deadline");
-        Wire { stream, buffer: Vec::new(), start: 0 }
+        Wire { stream, received_bytes: 0, sent_bytes: 0, buffer: Vec::new(), start: 0 }
     }
 
     /// A second handle, for another thread: what this one has read stays with it.
@@ -88,7 +91,9 @@ impl Wire {
     }
 
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        self.stream.write_all(bytes.as_ref())?;
+        self.sent_bytes += bytes.as_ref().len() as u64;
+        Ok(())
     }
 
     /// Says that nothing more will be sent.
@@ -115,6 +120,7 @@ impl Wire {
             scratch.resize(SCRATCH_BYTES, 0);
             let read = self.stream.read(scratch)?;
             self.buffer.extend_from_slice(&scratch[..read]);
+            self.received_bytes += read as u64;
             Ok(read)
         });
         read.map_err(|error: io::Error| match error.kind() {

@@ -8,7 +8,8 @@
 //! - TCP: our end is closed after the last line, and a receiver that has read to it closes its own,
 //!   which says that all was read. One that does neither within a second (or until the deadline) is
 //!   taken to have read what was written to it: the lines that were written whole count, and a line
-//!   of which a part was written goes again. A connection that is reset, or that the receiver
+//!   of which a part was written goes again. That nobody has said that it was read is counted as a
+//!   failure all the same. A connection that is reset, or that the receiver
 //!   closes before our end, counts for nothing, since a receiver that has read everything does not
 //!   do that: what it did read of it goes twice, and what it did not is not lost. That it failed is
 //!   counted, so a receiver that always does this can be seen.
@@ -273,7 +274,7 @@ async fn write(
     (written, Ok(()))
 }
 
-/// Closes our end and waits for the receiver's. `Ok` too where it takes too long.
+/// Closes our end and waits for the receiver's.
 async fn close(stream: &mut TcpStream, deadline: &mut Deadline) -> io::Result<()> {
     if let Ok(0) = stream.try_read(&mut [0; 1024]) {
         return Err(io::Error::new(io::ErrorKind::ConnectionReset, "closed before our end"));
@@ -282,12 +283,9 @@ async fn close(stream: &mut TcpStream, deadline: &mut Deadline) -> io::Result<()
     let by = Instant::now() + CLOSE_TIMEOUT;
     let closed =
         async { timeout_at(by, read_to_end(stream)).await.unwrap_or_else(|_| Err(late("no end"))) };
-    match deadline.limit(closed).await {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
-        // A reset after its end is not among what is read.
-        Ok(()) => stream.take_error()?.map_or(Ok(()), Err),
-        other => other,
-    }
+    deadline.limit(closed).await?;
+    // A reset after its end is not among what is read.
+    stream.take_error()?.map_or(Ok(()), Err)
 }
 
 async fn read_to_end(stream: &TcpStream) -> io::Result<()> {

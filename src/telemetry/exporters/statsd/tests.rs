@@ -215,6 +215,7 @@ fn over_tcp_what_a_receiver_that_hangs_has_in_its_buffer_is_not_sent_again() {
         received.take(&reader(&listener).join().unwrap());
     }
     assert_eq!(received.counters, totals(&hub, &pusher));
+    assert_eq!(failures(&hub), 4, "nobody said that any of it was read");
 }
 
 /// A ledger that knows `count` counters, each with 1 to be sent, in lines of `bytes`.
