@@ -25,7 +25,8 @@ fn start_with(keys: &str) -> Running {
          routers: [{{servers: [{{port: 4140}}], routes: [\
            {{host: api.example.com, path_prefix: /v1, service: api}}, \
            {{path_prefix: /web, service: web}}]}}]\n\
-         services: {{web: {{endpoints: [\"127.0.0.1:8080\"]}}, api: {{endpoints: [\"127.0.0.1:81\"]}}}}\n"
+         services:\n  web: {{endpoints: [\"127.0.0.1:8080\"]}}\n  \
+           api: {{endpoints: [\"127.0.0.1:81\"]}}\n"
     );
     let host = Host::with_cores(0..4);
     let config = Config::from_yaml(&text, "test", &host, &[]).unwrap_or_else(|it| panic!("{it}"));

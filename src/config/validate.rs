@@ -1,7 +1,7 @@
 //! The whole, and how its parts hang together.
 //!
-//! `runtime`, `admin`, `telemetry`, `routers` and `services` are each the only place that spells the defaults and the
-//! ranges of their part.
+//! `runtime`, `admin`, `telemetry`, `routers` and `services` are each the only place that spells
+//! the defaults and the ranges of their part.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

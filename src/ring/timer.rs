@@ -110,8 +110,8 @@ impl<W> Wheel<W> {
             .min()
     }
 
-    /// Moves to `now_ms` and hands over the waker and the deadline of each timer whose time has come.
-    /// A fired timer stays, unset.
+    /// Moves to `now_ms` and hands over the waker and the deadline of each timer whose time has
+    /// come. A fired timer stays, unset.
     pub(super) fn advance(&mut self, now_ms: u64, mut fire: impl FnMut(&mut W, u64)) {
         while let Some(step_ms) = self.next_ms() {
             if self.now_ms + step_ms > now_ms {

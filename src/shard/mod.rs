@@ -6,8 +6,8 @@
 //! but what DESIGN section 3 lists.
 //!
 //! In reading order: `listener`, `connection` (a client's states), `exchange` and `attempt` (one
-//! request), `pump` (a body), `tunnel`, `upstream` (balancer and pools), `transport` (bytes), `ledger`
-//! and `report` (what telemetry is told).
+//! request), `pump` (a body), `tunnel`, `upstream` (balancer and pools), `transport` (bytes),
+//! `ledger` and `report` (what telemetry is told).
 
 mod attempt;
 mod connection;

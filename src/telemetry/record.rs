@@ -5,8 +5,8 @@
 //! clock. Counters and samples gather in a `Recording` that is swapped out whole at each flush and
 //! comes back emptied; gauges stay here, and each flush takes a copy of them.
 //!
-//! Conservation (DESIGN section 7) is asserted at each flush in debug builds, for each server, target
-//! and endpoint. Every term is counted by itself:
+//! Conservation (DESIGN section 7) is asserted at each flush in debug builds, for each server,
+//! target and endpoint. Every term is counted by itself:
 //!
 //! - requests = success + failures + pending
 //! - attempts = requests - answered_here - waiting + retries + requeues + hedges
@@ -503,7 +503,7 @@ impl Recorder {
         false
     }
 
-    /// Waits up to `patience` for a buffer to come back: for a flush that found none and is the last.
+    /// Waits up to `patience` for a buffer to come back: for a last flush that found none.
     pub fn await_buffer(&mut self, patience: Duration) {
         if self.spare.is_none()
             && let Ok(mut returned) = self.outlet.returned.recv_timeout(patience)
