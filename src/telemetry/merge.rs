@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::buckets;
 use super::distribution::Distribution;
 use super::layout::{
     EndpointName, Layout, Meaning, ServerName, ServerSeries, ServiceFacts, TargetName, TargetSeries,
@@ -37,10 +38,37 @@ pub struct Merger {
 #[derive(Debug, Default)]
 struct Arrived {
     layout: Arc<Layout>,
-    /// A key in the upper half, a count in the lower: sorts by series, then by bucket.
-    counts: Vec<u64>,
+    /// In no order.
+    counts: Vec<(Key, u32)>,
+    /// By series: how many of `counts` are of it.
+    of_series: Vec<u32>,
     /// By series.
     moments: Vec<Moments>,
+}
+
+impl Arrived {
+    /// For samples by the ids of `layout`; there must be none by those of another.
+    fn begin(&mut self, layout: &Arc<Layout>) {
+        debug_assert!(self.counts.is_empty(), "ids of one generation only");
+        self.layout = layout.clone();
+        self.clear();
+    }
+
+    fn extend(&mut self, counts: impl Iterator<Item = (Key, u32)>) {
+        let Arrived { counts: all, of_series, .. } = self;
+        all.extend(counts.inspect(|(key, _)| of_series[key.series().0 as usize] += 1));
+    }
+
+    /// A busy second of 64 shards is millions of counts; that much is not kept for an idle one.
+    fn clear(&mut self) {
+        self.counts.clear();
+        self.counts.shrink_to(1 << 20);
+        let series = self.layout.series_count();
+        self.of_series.clear();
+        self.of_series.resize(series, 0);
+        self.moments.clear();
+        self.moments.resize(series, Moments::NONE);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -103,11 +131,9 @@ impl Merger {
         self.count(layout, recording);
         if !Arc::ptr_eq(layout, &self.arrived.layout) {
             self.fold();
-            self.arrived.layout = layout.clone();
-            self.arrived.moments.resize(layout.series_count(), Moments::NONE);
+            self.arrived.begin(layout);
         }
-        let counts = recording.samples.iter();
-        self.arrived.counts.extend(counts.map(|(key, count)| pack(key, count)));
+        self.arrived.extend(recording.samples.iter());
         for (sum, moments) in self.arrived.moments.iter_mut().zip(recording.samples.moments()) {
             sum.merge(moments);
         }
@@ -158,19 +184,16 @@ impl Merger {
 
     /// Makes what has arrived part of the state.
     fn fold(&mut self) {
-        let Arrived { layout, counts, moments } = &mut self.arrived;
-        let mut of_targets = Arrived { layout: layout.clone(), ..Arrived::default() };
-        let (max_series, now_secs) = (self.max_series, self.now_secs);
-        let state = &mut self.state;
+        let Merger { arrived, state, max_series, now_secs, .. } = self;
+        let (max_series, now_secs) = (*max_series, *now_secs);
+        let mut of_targets = Arrived::default();
+        of_targets.begin(&arrived.layout);
         let gathered = Some(&mut of_targets);
-        Fold { layout, state, max_series, now_secs, of_targets: gathered }.all(counts, moments);
+        let layout = &arrived.layout;
+        Fold { layout, state, max_series, now_secs, of_targets: gathered }.all(arrived);
         // A target's attempts are those of its endpoints, so shards need not count them twice.
-        let state = &mut self.state;
-        Fold { layout, state, max_series, now_secs, of_targets: None }
-            .all(&mut of_targets.counts, &of_targets.moments);
-        self.arrived.counts.clear();
-        self.arrived.counts.shrink_to(1 << 20);
-        self.arrived.moments.fill(Moments::NONE);
+        Fold { layout, state, max_series, now_secs, of_targets: None }.all(&of_targets);
+        arrived.clear();
     }
 
     /// Gauges of the whole from those of each shard's last flush.
@@ -208,24 +231,23 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    fn all(&mut self, counts: &mut Vec<u64>, moments: &[Moments]) {
-        sort(counts);
-        let mut counts = counts.iter().map(|packed| unpack(*packed)).peekable();
-        let mut of_series: Vec<(u32, u32)> = Vec::new();
-        for (series, moments) in moments.iter().enumerate() {
-            let series = Series(series as u32);
-            of_series.clear();
+    fn all(&mut self, arrived: &Arrived) {
+        let sorted = by_series(&arrived.counts, &arrived.of_series);
+        let mut rest = &sorted[..];
+        let mut gathered = Gathered::default();
+        let mut counts = Vec::new();
+        for (series, (of_series, moments)) in
+            arrived.of_series.iter().zip(&arrived.moments).enumerate()
+        {
+            let (of_this, after) = rest.split_at(*of_series as usize);
+            rest = after;
             if moments.zeros > 0 {
-                of_series.push((0, moments.zeros.min(u64::from(u32::MAX)) as u32));
+                gathered.add(0, moments.zeros.min(u64::from(u32::MAX)) as u32);
             }
-            while let Some((key, count)) = counts.next_if(|(key, _)| key.series() == series) {
-                match of_series.last_mut() {
-                    Some(last) if last.0 == key.which() => last.1 = last.1.saturating_add(count),
-                    _ => of_series.push((key.which(), count)),
-                }
-            }
-            if !of_series.is_empty() {
-                self.one(series, &of_series, moments);
+            of_this.iter().for_each(|(key, count)| gathered.add(key.which(), *count));
+            gathered.take(&mut counts);
+            if !counts.is_empty() {
+                self.one(Series(series as u32), &counts, moments);
             }
         }
     }
@@ -253,42 +275,62 @@ impl Fold<'_> {
         let Some(gathered) = &mut self.of_targets else { return };
         let Some(target) = self.layout.target_of(endpoint) else { return };
         let series = self.layout.of_target(target, TargetSeries::AttemptLatency);
-        gathered.moments.resize(self.layout.series_count(), Moments::NONE);
         gathered.moments[series.0 as usize].merge(moments);
         // Zeros are in the moments already.
         let counts = counts.iter().filter(|(bucket, _)| *bucket > 0);
-        let key = |bucket| Key::new(series, bucket);
-        gathered.counts.extend(counts.map(|&(bucket, count)| pack(key(bucket), count)));
+        gathered.extend(counts.map(|&(bucket, count)| (Key::new(series, bucket), count)));
     }
 }
 
-fn pack(key: Key, count: u32) -> u64 {
-    u64::from(key.0) << 32 | u64::from(count)
+/// The counts of the first series, then those of the next; `of_series` says how many each has. One
+/// pass: what comes after adds up a series at a time, and needs no order within it.
+fn by_series(counts: &[(Key, u32)], of_series: &[u32]) -> Vec<(Key, u32)> {
+    let mut sorted = vec![(Key(0), 0); counts.len()];
+    let mut next: Vec<u32> = of_series
+        .iter()
+        .scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count)))
+        .collect();
+    for one in counts {
+        let at = &mut next[one.0.series().0 as usize];
+        sorted[*at as usize] = *one;
+        *at += 1;
+    }
+    sorted
 }
 
-fn unpack(packed: u64) -> (Key, u32) {
-    (Key((packed >> 32) as u32), packed as u32)
+/// The counts of one series, added up by bucket: dense and small enough for the first level of a
+/// cache. Sorting them all by bucket took twice as long (`cargo bench --bench telemetry`).
+struct Gathered {
+    counts: Box<[u32]>,
+    /// The buckets that may have counts.
+    touched: std::ops::Range<u32>,
 }
 
-/// By key: least significant digit first, in three passes. 64 shards bring millions of counts, for
-/// which a comparing sort takes three times as long (`cargo bench --bench telemetry`).
-fn sort(counts: &mut Vec<u64>) {
-    const DIGIT_BITS: u32 = 11;
-    let mut sorted = vec![0; counts.len()];
-    for shift in [32, 32 + DIGIT_BITS, 32 + 2 * DIGIT_BITS] {
-        let digit = |packed: u64| (packed >> shift) as usize & ((1 << DIGIT_BITS) - 1);
-        let mut ends = [0usize; 1 << DIGIT_BITS];
-        counts.iter().for_each(|packed| ends[digit(*packed)] += 1);
-        let mut sum = 0;
-        for end in &mut ends {
-            sum += std::mem::replace(end, sum);
+impl Default for Gathered {
+    fn default() -> Gathered {
+        Gathered { counts: vec![0; buckets::BUCKETS as usize].into(), touched: 0..0 }
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, bucket: u32, count: u32) {
+        let sum = &mut self.counts[bucket as usize];
+        *sum = sum.saturating_add(count);
+        self.touched = match self.touched.is_empty() {
+            true => bucket..bucket + 1,
+            false => self.touched.start.min(bucket)..self.touched.end.max(bucket + 1),
+        };
+    }
+
+    /// Moves everything to `out`, in order and each bucket once; what was there goes.
+    fn take(&mut self, out: &mut Vec<(u32, u32)>) {
+        out.clear();
+        for bucket in std::mem::take(&mut self.touched) {
+            let count = std::mem::take(&mut self.counts[bucket as usize]);
+            if count > 0 {
+                out.push((bucket, count));
+            }
         }
-        for packed in counts.iter() {
-            let end = &mut ends[digit(*packed)];
-            sorted[*end] = *packed;
-            *end += 1;
-        }
-        std::mem::swap(counts, &mut sorted);
     }
 }
 
