@@ -76,8 +76,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let config = Config::from_yaml(&text, &origin, &host, &exporters::specs(KINDS))
         .map_err(|errors| Failure::Config(errors.to_string()))?;
-    let exporters =
-        make_exporters(&config).map_err(|why| Failure::Config(format!("{origin}:{why}")))?;
+    let exporters = make_exporters(&config).map_err(|wrong| {
+        let lines = wrong.iter().map(|why| format!("{origin}:{why}"));
+        Failure::Config(lines.collect::<Vec<_>>().join("\n"))
+    })?;
     if arguments.check {
         say(&format!("{origin}: ok ({})", summary(&config)));
         return Ok(());
@@ -89,7 +91,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     supervisor::run(config, options).map_err(|error| Failure::Run(error.to_string()))
 }
 
-fn make_exporters(config: &Config) -> Result<Vec<Made>, String> {
+fn make_exporters(config: &Config) -> Result<Vec<Made>, Vec<String>> {
     match &config.telemetry {
         Some(telemetry) => exporters::make(&telemetry.exporters, KINDS),
         None => Ok(Vec::new()),

@@ -444,3 +444,34 @@ fn what_is_for_the_proxy_is_answered_here_and_a_success() {
         assert_eq!(metrics.get(&format!("{server}/answered_here")), 4);
     });
 }
+
+#[test]
+fn an_origin_that_answers_with_any_status_stays_within_max_series() {
+    const MAX_SERIES: usize = 40;
+    let origin = by_path();
+    let telemetry = format!("telemetry: {{flush_interval_ms: 20, max_series: {MAX_SERIES}}}\n");
+    let proxy = Proxy::start(&(telemetry + &config(&[origin.address], "", "")), "0");
+    // Below 200 they are interim; httparse takes none of four digits.
+    let statuses = 200..=999;
+    let count = statuses.clone().count() as u64;
+    let mut client = proxy.connect();
+    for status in statuses {
+        assert_eq!(client.get(&format!("/{status}")).status(), status);
+    }
+    let server = proxy.server(0);
+    let metrics = proxy.metrics_when("all are counted", |metrics| {
+        metrics.get(&format!("{server}/requests")) == count
+    });
+    metrics.check_conservation();
+    for scope in [server.as_str(), CLIENT] {
+        let codes: Vec<(String, u64)> = metrics
+            .between(&format!("{scope}/status/"), "")
+            .into_iter()
+            .filter(|(label, _)| !label.ends_with("XX"))
+            .collect();
+        assert_eq!(codes.len(), MAX_SERIES + 1, "{scope}: {codes:?}");
+        let other = codes.iter().find(|(label, _)| label == "other").expect("the rest").1;
+        assert_eq!(other, count - MAX_SERIES as u64, "{scope}");
+        assert_eq!(codes.iter().map(|(_, count)| count).sum::<u64>(), count, "{scope}");
+    }
+}

@@ -240,7 +240,7 @@ fn what_is_not_registered_is_refused_with_what_is() {
     let config = read(&kinds()).expect("it is valid");
     let telemetry = config.telemetry.expect("it is on");
     let error = exporters::make(&telemetry.exporters, KINDS).err().expect("none makes it");
-    assert_eq!(error, "5:15: telemetry.exporters[0]: no such exporter");
+    assert_eq!(error, ["5:15: telemetry.exporters[0]: no such exporter"]);
     // Its own settings are held to its own table, and what only it can know is its to refuse.
     for (exporter, wrong) in [
         ("{kind: tally}", "telemetry.exporters[0].file"),
@@ -257,7 +257,7 @@ fn what_is_not_registered_is_refused_with_what_is() {
     let config = Config::from_yaml(&text, "mine", &Host::detect(), &exporters::specs(&kinds()));
     let settings = config.expect("text it is").telemetry.expect("it is on").exporters;
     let error = exporters::make(&settings, &kinds()).err().expect("it is not absolute");
-    assert!(error.starts_with("5:15: telemetry.exporters[0]: file is \"here\""), "{error}");
+    assert!(error[0].starts_with("5:15: telemetry.exporters[0]: file is \"here\""), "{error:?}");
 }
 
 /// What `--check` says of a text, and its exit code.
@@ -300,4 +300,10 @@ fn the_binary_says_line_and_path_of_what_is_wrong_with_an_exporter() {
         assert!(errors.contains(path), "{exporter}: {errors}");
         assert!(errors.contains(said), "{exporter}: {errors}");
     }
+    // All of them, where there are several.
+    let two = "{kind: statsd, address: here}, {kind: json}, {kind: statsd, address: there}";
+    let (code, errors) = check(&yaml(two, "127.0.0.1:9"));
+    assert_eq!((code, errors.lines().count()), (Some(2), 2), "{errors}");
+    assert!(errors.lines().all(|line| line.starts_with("<stdin>:5:")), "{errors}");
+    assert!(errors.contains("exporters[0]") && errors.contains("exporters[2]"), "{errors}");
 }

@@ -59,15 +59,23 @@ pub fn specs(kinds: &[Kind]) -> Vec<&'static ExporterSpec> {
     kinds.iter().map(|kind| kind.spec).collect()
 }
 
-/// Makes what is configured, or says where in the configuration what is wrong.
-pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, String> {
+/// Makes what is configured, or says where in the configuration what is wrong: every exporter that
+/// cannot be made.
+pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, Vec<String>> {
     let make = |settings: &ExporterSettings| {
         let kind = kinds.iter().find(|kind| kind.spec == settings.spec);
         let kind = kind.ok_or_else(|| format!("{}: no such exporter", settings.at))?;
         let exporter = (kind.make)(settings).map_err(|why| format!("{}: {why}", settings.at))?;
         Ok(Made { kind: kind.spec.kind, exporter })
     };
-    settings.iter().map(make).collect()
+    let (mut made, mut wrong) = (Vec::new(), Vec::new());
+    for exporter in settings.iter().map(make) {
+        match exporter {
+            Ok(exporter) => made.push(exporter),
+            Err(why) => wrong.push(why),
+        }
+    }
+    if wrong.is_empty() { Ok(made) } else { Err(wrong) }
 }
 
 /// Every kind that comes with Ringlane.

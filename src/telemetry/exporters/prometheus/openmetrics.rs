@@ -8,7 +8,7 @@ use super::lines::Lines;
 use super::series::{self, Buckets, Labels, Number, Writer};
 use crate::telemetry::distribution::Distribution;
 use crate::telemetry::names::{Info, Kind};
-use crate::telemetry::state::State;
+use crate::telemetry::state::{Scope, State};
 
 pub(super) fn render(state: &State) -> Vec<u8> {
     let mut lines = Lines::default();
@@ -23,7 +23,7 @@ struct OpenMetrics<'a> {
 }
 
 impl Writer for OpenMetrics<'_> {
-    fn family(&mut self, info: &'static Info) {
+    fn family(&mut self, info: &'static Info, _: &Scope) {
         let name = name(info);
         let kind = match info.kind {
             Kind::Counter | Kind::Split(_) => "counter",

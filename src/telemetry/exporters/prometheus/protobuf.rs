@@ -11,7 +11,7 @@ use super::series::{self, Buckets, Labels, Number, Writer};
 use crate::telemetry::distribution;
 use crate::telemetry::distribution::Distribution;
 use crate::telemetry::names::{Info, Kind, Unit};
-use crate::telemetry::state::State;
+use crate::telemetry::state::{Scope, State};
 
 pub(super) fn render(state: &State) -> Vec<u8> {
     let mut families = Families::default();
@@ -49,7 +49,7 @@ impl Families {
 }
 
 impl Writer for Families {
-    fn family(&mut self, info: &'static Info) {
+    fn family(&mut self, info: &'static Info, _: &Scope) {
         self.end();
         let kind = match info.kind {
             Kind::Counter | Kind::Split(_) => MetricType::Counter,

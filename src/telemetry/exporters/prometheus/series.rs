@@ -16,8 +16,9 @@ use crate::telemetry::state::{Scope, State};
 
 /// Writes what it is handed, in the order in which it is handed it.
 pub(super) trait Writer {
-    /// A family begins; at least one series of it follows.
-    fn family(&mut self, info: &'static Info);
+    /// A family begins; at least one series of it follows, the first of this scope and the others
+    /// of scopes of its kind.
+    fn family(&mut self, info: &'static Info, scope: &Scope);
 
     fn number(&mut self, info: &'static Info, labels: &Labels<'_>, number: Number);
 
@@ -98,7 +99,7 @@ pub(super) fn write(state: &State, writer: &mut impl Writer) {
         }
         if !begun.is_some_and(|begun| ptr::eq(begun, info)) {
             begun = Some(info);
-            writer.family(info);
+            writer.family(info, scope);
         }
         let labels = |part| Labels { scope: &scope.labels, part };
         match (value, info.kind) {
