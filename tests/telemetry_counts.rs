@@ -464,11 +464,13 @@ fn an_origin_that_answers_with_any_status_stays_within_max_series() {
     });
     metrics.check_conservation();
     for scope in [server.as_str(), CLIENT] {
-        let codes: Vec<(String, u64)> = metrics
+        let (classes, codes): (Vec<_>, Vec<_>) = metrics
             .between(&format!("{scope}/status/"), "")
             .into_iter()
-            .filter(|(label, _)| !label.ends_with("XX"))
-            .collect();
+            .partition(|(label, _)| label.ends_with("XX"));
+        let of_class: Vec<(String, u64)> =
+            (2..=9).map(|class| (format!("{class}XX"), 100)).collect();
+        assert_eq!(classes, of_class, "{scope}: those of `other` too");
         assert_eq!(codes.len(), MAX_SERIES + 1, "{scope}: {codes:?}");
         let other = codes.iter().find(|(label, _)| label == "other").expect("the rest").1;
         assert_eq!(other, count - MAX_SERIES as u64, "{scope}");

@@ -292,6 +292,11 @@ fn the_binary_says_line_and_path_of_what_is_wrong_with_an_exporter() {
         ("{kind: json, colour: red}", "telemetry.exporters[0].colour", "unknown key"),
         ("{kind: statsd, address: here}", "telemetry.exporters[0]", "not an IP address"),
         ("{prefix: a}", "telemetry.exporters[0].kind", "prometheus, json, influxdb, statsd"),
+        (
+            "{kind: influxdb}, {kind: influxdb, prefix: b}",
+            "telemetry.exporters[1]",
+            "a second exporter of kind influxdb",
+        ),
     ] {
         let (code, errors) = check(&yaml(exporter, "127.0.0.1:9"));
         assert_eq!(code, Some(2), "{exporter}: {errors}");

@@ -71,6 +71,42 @@ fn after_sigterm_under_load_the_receiver_has_what_clients_were_answered() {
     });
 }
 
+#[test]
+fn a_request_that_the_end_of_the_drain_broke_off_has_no_status_of_its_own_making() {
+    both(|cores| {
+        let collector = Collector::start(UdpSocket::bind("127.0.0.1:0").expect("a port"));
+        // Until the proxy has had enough.
+        let origin =
+            Origin::start(|mut wire, _| while wire.some().is_ok_and(|it| !it.is_empty()) {});
+        let yaml = format!(
+            "telemetry:\n  flush_interval_ms: 50\n  exporters:\n  \
+             - {{kind: statsd, address: \"{}\", interval_ms: 60000}}\n{}",
+            collector.address,
+            config(&[origin.address], "", "")
+        );
+        let mut proxy = Proxy::start_with("drain_ms: 100", &yaml, cores);
+        let server = proxy.server(0);
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        proxy.metrics_when("it is on its way", |metrics| {
+            metrics.get("rt/http/client/web/pending") == 1
+        });
+        proxy.signal("TERM");
+        assert_eq!(proxy.wait().code(), Some(0), "{:#?}", proxy.log());
+        assert!(client.try_answer_to("GET").is_err(), "it has no part of an answer");
+        let counters = collector.finish();
+        for (name, count) in [
+            ("requests", 1),
+            ("failures/request_timeout", 1),
+            ("status/499", 1),
+            ("status/0", 0),
+            ("response_payload_bytes/count", 1),
+        ] {
+            assert_eq!(counters.at(&format!("{server}/{name}")), count, "{name}");
+        }
+    });
+}
+
 /// One request after the other, on connections that are made anew when they end, until nobody
 /// listens any more. Only whole answers count.
 fn ask_until_refused(address: SocketAddr, answered: &AtomicU64) {

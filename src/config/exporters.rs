@@ -107,12 +107,20 @@ pub(super) fn exporters(
     specs: &[&'static ExporterSpec],
     check: &mut Check,
 ) -> Vec<ExporterSettings> {
-    let mut found = Vec::new();
+    let mut found: Vec<ExporterSettings> = Vec::new();
     for (i, raw) in raw.unwrap_or_default().iter().enumerate() {
-        found.extend(exporter(raw, &at.index(i), specs, check));
+        let at = at.index(i);
+        let Some(settings) = exporter(raw, &at, specs, check) else { continue };
+        // Those that are asked answer at paths of their own, which can be there once.
+        if settings.spec.by_default && found.iter().any(|other| other.spec == settings.spec) {
+            let wrong = format!("a second exporter of kind {}", settings.spec.kind);
+            check.report.value(&at, wrong, "one of each kind that is asked; several that push");
+            continue;
+        }
+        found.push(settings);
     }
     for spec in specs.iter().filter(|spec| spec.by_default) {
-        if !found.iter().any(|settings: &ExporterSettings| settings.spec == *spec) {
+        if !found.iter().any(|settings| settings.spec == *spec) {
             found.push(ExporterSettings::defaults(spec));
         }
     }

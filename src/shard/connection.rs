@@ -372,6 +372,10 @@ impl Connection {
                 ledger.answered(self.context.stamp(), 101, true);
                 (None, None)
             }
+            // At the end of a drain, before the client had anything of an answer.
+            Turn::Broken(reason) if !exchange.rules.response_has_begun() => {
+                (Some(*reason), Some(ledger.status_when_gone()))
+            }
             Turn::Broken(reason) => (Some(*reason), None),
             Turn::ClientGone => (Some(Reason::ClientClosed), Some(ledger.status_when_gone())),
             Turn::Answer { reason, .. } => {

@@ -353,7 +353,12 @@ impl Exchange {
 
     /// Ends the attempt. `None`: the request is to be tried again.
     fn fail(&mut self, reason: Reason, link: &Link<'_>) -> Option<Turn> {
-        self.ledger.attempt_ended(link.context, Some(reason), self.moved());
+        let mut moved = self.moved();
+        if self.attempt.as_ref().is_none_or(|attempt| attempt.connecting) {
+            // What came with the head is counted as it is written, and nobody got it.
+            moved.request = 0;
+        }
+        self.ledger.attempt_ended(link.context, Some(reason), moved);
         let endpoint = self.attempt.as_ref().map(|attempt| attempt.endpoint);
         if let Some(mut attempt) = self.attempt.take()
             && matches!(

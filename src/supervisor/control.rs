@@ -19,8 +19,9 @@ use crate::telemetry::exporters::Made;
 use crate::telemetry::feed::Hub;
 use crate::telemetry::merge::Merger;
 
-/// How long exporters may take to send what is due when the process ends.
-const LAST_EXPORTS: Duration = Duration::from_secs(1);
+/// How long exporters may take to send what is due when the process ends: a push that was under way
+/// and the last one, each with a second of its own, and the second that a close may take.
+const LAST_EXPORTS: Duration = Duration::from_millis(3_500);
 
 pub(super) struct ControlThread {
     admin: Option<SocketAddr>,

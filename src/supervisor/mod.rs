@@ -27,9 +27,11 @@ use crate::shard::{self, Given, Listeners, Peers, Reporting, Shard};
 use crate::telemetry::collect::{self, Inlet};
 use crate::telemetry::exporters::Made;
 use crate::telemetry::layout::{Layout, Registry, ServerName, ServiceFacts, Topology};
+use crate::telemetry::samples::Series;
 
-/// How long after the end of a drain a shard may take to say so.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long after the end of a drain a shard may take to say so: a second for its last flush, one
+/// for operations that are still in the kernel, and one to be given the core.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What the caller knows and the configuration does not say.
 pub struct Options {
@@ -61,7 +63,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     listen_to_signals(events.clone())?;
     let config = Arc::new(config);
     let (listeners, addresses) = bind_all(&config)?;
-    let (reporting, collector) = telemetry(&config, &addresses);
+    let (reporting, collector) = telemetry(&config, &addresses)?;
     let state = admin::State::new(admin::Info {
         version: options.version,
         config: config.clone(),
@@ -84,11 +86,19 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     );
     await_end(&inbox)?;
     state.set_ready(false);
-    drain(&inbox, &commands, &config)?;
-    for shard in shards {
-        shard.join().map_err(RunError)?;
+    match drain(&inbox, &commands, &config)? {
+        Drained::Everybody => {
+            for shard in shards {
+                shard.join().map_err(RunError)?;
+            }
+            control.end();
+        }
+        Drained::NotInTime => {
+            // What the others have counted is told all the same.
+            control.end();
+            std::process::exit(0);
+        }
     }
-    control.end();
     tracing::info!("ringlane has ended");
     Ok(())
 }
@@ -132,19 +142,26 @@ fn start_shards(
 fn telemetry(
     config: &Config,
     addresses: &[SocketAddr],
-) -> (Vec<Option<Reporting>>, Option<Collector>) {
+) -> Result<(Vec<Option<Reporting>>, Option<Collector>), RunError> {
     let shards = config.runtime.shards.len();
     let Some(settings) = &config.telemetry else {
-        return (vec![None; shards], None);
+        return Ok((vec![None; shards], None));
     };
     let mut registry = Registry::new(settings.max_series, settings.series_ttl);
     let layout = registry.apply(&topology(config, addresses), Instant::now());
+    if layout.series_count() > Series::MAX as usize {
+        let (count, most) = (layout.series_count(), Series::MAX);
+        return Err(RunError(format!(
+            "telemetry has ids for {most} series, and this configuration has {count}; a lower \
+             telemetry.max_series makes fewer"
+        )));
+    }
     let (outlets, inlet) = collect::channels(shards);
     let reporting = outlets.into_iter().map(|outlet| {
         let layout = layout.clone();
         Some(Reporting { layout, outlet, interval: settings.flush_interval })
     });
-    (reporting.collect(), Some(Collector { layout, inlet }))
+    Ok((reporting.collect(), Some(Collector { layout, inlet })))
 }
 
 struct Collector {
@@ -242,7 +259,17 @@ fn await_end(inbox: &Receiver<Event>) -> Result<(), RunError> {
     }
 }
 
-fn drain(inbox: &Receiver<Event>, shards: &[Commands], config: &Config) -> Result<(), RunError> {
+/// Whether every shard has said that it is done.
+enum Drained {
+    Everybody,
+    NotInTime,
+}
+
+fn drain(
+    inbox: &Receiver<Event>,
+    shards: &[Commands],
+    config: &Config,
+) -> Result<Drained, RunError> {
     let (grace, drain) = (config.runtime.drain_grace, config.runtime.drain);
     tracing::info!(grace_ms = grace.as_millis(), drain_ms = drain.as_millis(), "draining");
     let ends = Instant::now() + grace + drain + LAST_WORDS;
@@ -265,9 +292,9 @@ fn drain(inbox: &Receiver<Event>, shards: &[Commands], config: &Config) -> Resul
             Ok(Event::ShardReady { .. } | Event::Shutdown | Event::Drain) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 tracing::warn!("the drain has taken too long; connections are left");
-                std::process::exit(0);
+                return Ok(Drained::NotInTime);
             }
         }
     }
-    Ok(())
+    Ok(Drained::Everybody)
 }

@@ -55,7 +55,7 @@ pub struct Distribution {
     exemplars: Vec<Option<Exemplar>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Delta {
     at_secs: u64,
     moments: Moments,
@@ -65,7 +65,7 @@ struct Delta {
 
 /// A bucket in 12 bits and a count in 20; a larger count is several of these. A busy minute of
 /// 1,000 endpoints is millions of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Packed(u32);
 
 impl Packed {
@@ -77,6 +77,36 @@ impl Packed {
 
     fn count(self) -> u32 {
         self.0 >> INDEX_BITS
+    }
+}
+
+fn pack(counts: &[(u32, u32)]) -> Box<[Packed]> {
+    let mut packed = Vec::with_capacity(counts.len());
+    for &(bucket, mut count) in counts {
+        while count > 0 {
+            let part = count.min(Packed::MOST);
+            packed.push(Packed(bucket | part << INDEX_BITS));
+            count -= part;
+        }
+    }
+    packed.into()
+}
+
+/// The sum of two lists, both in order.
+fn together(packed: &[Packed], counts: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let (mut packed, mut counts) = (packed.iter().peekable(), counts.iter().peekable());
+    let mut sums: Vec<(u32, u32)> = Vec::with_capacity(packed.len() + counts.len());
+    loop {
+        let next = match (packed.peek(), counts.peek()) {
+            (Some(old), Some(new)) if old.bucket() > new.0 => counts.next().copied(),
+            (None, _) => counts.next().copied(),
+            _ => packed.next().map(|old| (old.bucket(), old.count())),
+        };
+        let Some((bucket, count)) = next else { return sums };
+        match sums.last_mut() {
+            Some(last) if last.0 == bucket => last.1 = last.1.saturating_add(count),
+            _ => sums.push((bucket, count)),
+        }
     }
 }
 
@@ -100,17 +130,19 @@ impl Distribution {
             return;
         }
         self.add_to_total(counts);
-        let mut packed = Vec::with_capacity(counts.len());
-        for &(bucket, mut count) in counts {
-            while count > 0 {
-                let part = count.min(Packed::MOST);
-                packed.push(Packed(bucket | part << INDEX_BITS));
-                count -= part;
-            }
-        }
         self.moments.merge(moments);
-        let counts = packed.into_boxed_slice();
-        self.recent.push_back(Delta { at_secs: now_secs, moments: *moments, counts });
+        match self.recent.back_mut() {
+            // Several flushes in a second are one delta, or the minute would grow with their rate.
+            Some(last) if last.at_secs == now_secs => {
+                last.counts = pack(&together(&last.counts, counts));
+                last.moments.merge(moments);
+            }
+            _ => self.recent.push_back(Delta {
+                at_secs: now_secs,
+                moments: *moments,
+                counts: pack(counts),
+            }),
+        }
     }
 
     fn add_to_total(&mut self, counts: &[(u32, u32)]) {
@@ -254,6 +286,18 @@ fn summarize(counts: impl Iterator<Item = (u32, u64)>, count: u64, moments: &Mom
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flushes_of_one_second_are_one_delta() {
+        let (mut often, mut once) = (Distribution::default(), Distribution::default());
+        let values = |from: u64| (from..2_000).step_by(7).map(|value| value * value);
+        (1..50).for_each(|from| often.add_values(values(from), 3));
+        once.add_values((1..50).flat_map(values), 3);
+        assert_eq!(often.recent(), once.recent());
+        assert_eq!(often.recent, once.recent, "and take as much memory");
+        often.add_values(values(1), 4);
+        assert_eq!(often.recent.len(), 2);
+    }
 
     #[test]
     fn percentiles_of_known_values_err_by_less_than_half_a_percent() {

@@ -115,8 +115,8 @@ impl Merger {
             .services
             .iter()
             .map(|facts| match old.iter().position(|service| service.name == facts.name) {
-                Some(at) => renew(old.swap_remove(at), facts),
-                None => renew(ServiceStats::default(), facts),
+                Some(at) => renew(old.swap_remove(at), facts, self.max_series),
+                None => renew(ServiceStats::default(), facts, self.max_series),
             })
             .collect();
         self.layout = layout;
@@ -145,7 +145,7 @@ impl Merger {
         let held = &mut self.gauges[*shard];
         held.generation = layout.generation;
         std::mem::swap(&mut held.gauges, &mut recording.gauges);
-        self.state.shards[*shard].figures = held.gauges.shard;
+        self.state.shards[*shard].update(held.gauges.shard, self.now_secs);
         self.state.telemetry.snapshots += 1;
     }
 
@@ -358,12 +358,13 @@ fn sum_services(services: &mut [ServiceStats], shards: &[&Gauges]) {
             it.state = seen.map(|gauges| gauges.state).max().unwrap_or_default();
         }
         first_node += service.nodes.len();
+        service.sum_other();
     }
 }
 
 /// A service as the configuration has it now. Its policies' counters go on.
-fn renew(mut stats: ServiceStats, facts: &ServiceFacts) -> ServiceStats {
-    let fresh = ServiceStats::new(&facts.name, facts.algorithm, &facts.routers);
+fn renew(mut stats: ServiceStats, facts: &ServiceFacts, max_series: usize) -> ServiceStats {
+    let fresh = ServiceStats::new(&facts.name, facts.algorithm, &facts.routers, max_series);
     let before: HashSet<&str> = stats.nodes.iter().map(|node| node.address.as_str()).collect();
     let now: HashSet<&str> = facts.endpoints.iter().map(String::as_str).collect();
     stats.adds += now.difference(&before).count() as u64;

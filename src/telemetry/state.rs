@@ -4,10 +4,10 @@
 //! How these become names is for `names`; how they come here is for `merge`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, RECENT_SECS};
 use super::layout::{EndpointName, OTHER, ServerName, TargetName};
 use super::process::Process;
 use super::record::{
@@ -36,12 +36,18 @@ impl Scope {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     counts: BTreeMap<Cow<'static, str>, u64>,
+    /// By the first digit of labels that begin with one, `other` or not.
+    classes: [u64; 10],
 }
 
 impl Split {
     /// Beyond `max` labels, new ones are counted as `other`.
     pub fn add(&mut self, label: impl Into<Cow<'static, str>>, count: u64, max: usize) {
         let label = label.into();
+        let first = label.as_bytes().first().copied().unwrap_or_default();
+        if let Some(class) = self.classes.get_mut(first.wrapping_sub(b'0') as usize) {
+            *class += count;
+        }
         let known = self.counts.contains_key(&label) || self.counts.len() < max;
         *self.counts.entry(if known { label } else { OTHER.into() }).or_default() += count;
     }
@@ -52,6 +58,11 @@ impl Split {
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.counts.iter().map(|(label, count)| (label.as_ref(), *count))
+    }
+
+    /// Status codes by class: the first digit, and how many.
+    pub fn classes(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.classes.iter().copied().enumerate().filter(|(_, count)| *count > 0)
     }
 
     pub fn get(&self, label: &str) -> u64 {
@@ -125,7 +136,11 @@ pub struct ServiceStats {
     /// Endpoints that configurations brought and took since the start.
     pub adds: u64,
     pub removes: u64,
+    /// Every endpoint.
     pub nodes: Vec<NodeStats>,
+    /// What those beyond `max_series` come to; `None` where there are no more than that.
+    pub other: Option<NodeStats>,
+    pub max_series: usize,
 }
 
 /// An endpoint as the balancers see it.
@@ -145,7 +160,11 @@ pub struct NodeStats {
 pub struct ShardStats {
     pub scope: Scope,
     pub core: usize,
+    /// Of the last flush, but for `longest_poll_us` and `late_us`: a stall between two scrapes must
+    /// be seen, so they are of the last minute.
     pub figures: ShardFigures,
+    /// Of each second that had a flush: (the second, `longest_poll_us`, `late_us`).
+    peaks: VecDeque<(u64, u64, u64)>,
 }
 
 /// The telemetry thread's own figures.
@@ -266,7 +285,12 @@ impl EndpointStats {
 }
 
 impl ServiceStats {
-    pub fn new(name: &str, algorithm: &'static str, routers: &[String]) -> ServiceStats {
+    pub fn new(
+        name: &str,
+        algorithm: &'static str,
+        routers: &[String],
+        max_series: usize,
+    ) -> ServiceStats {
         let scope = |kind: &'static str| Scope {
             paths: routers.iter().map(|router| format!("rt/{router}/{kind}/{name}")).collect(),
             labels: vec![(kind, name.to_owned())],
@@ -276,8 +300,26 @@ impl ServiceStats {
             scope: scope("client"),
             service_scope: scope("service"),
             algorithm,
+            max_series,
             ..ServiceStats::default()
         }
+    }
+
+    /// The endpoints that have series, and what the others come to.
+    pub fn series(&self) -> impl Iterator<Item = &NodeStats> {
+        self.nodes.iter().take(self.max_series).chain(&self.other)
+    }
+
+    /// After a change of the nodes.
+    pub fn sum_other(&mut self) {
+        let beyond = self.nodes.get(self.max_series..).unwrap_or_default();
+        let other = beyond.iter().fold(self.node(OTHER), |sum, node| NodeStats {
+            load: sum.load + node.load,
+            ewma_us: sum.ewma_us.max(node.ewma_us),
+            state: sum.state.max(node.state),
+            ..sum
+        });
+        self.other = (!beyond.is_empty()).then_some(other);
     }
 
     /// An endpoint of this service's, without figures yet.
@@ -303,6 +345,26 @@ impl ShardStats {
             },
             core,
             figures: ShardFigures::default(),
+            peaks: VecDeque::new(),
         }
+    }
+
+    /// Takes in a flush that came in the second `now_secs`.
+    pub fn update(&mut self, figures: ShardFigures, now_secs: u64) {
+        let peak = (now_secs, figures.longest_poll_us, figures.late_us);
+        match self.peaks.back_mut() {
+            Some(last) if last.0 == now_secs => {
+                *last = (now_secs, last.1.max(peak.1), last.2.max(peak.2));
+            }
+            _ => self.peaks.push_back(peak),
+        }
+        while self.peaks.front().is_some_and(|peak| peak.0 + RECENT_SECS <= now_secs) {
+            self.peaks.pop_front();
+        }
+        self.figures = ShardFigures {
+            longest_poll_us: self.peaks.iter().map(|peak| peak.1).max().unwrap_or_default(),
+            late_us: self.peaks.iter().map(|peak| peak.2).max().unwrap_or_default(),
+            ..figures
+        };
     }
 }

@@ -36,18 +36,11 @@ impl State {
                     each(scope, &format!("{}/{word}", info.key), Leaf::Gauge(1.0));
                 }
                 Value::Split(split) => {
-                    let mut classes = [0; 10];
                     for (label, count) in split.iter() {
                         each(scope, &format!("{}/{label}", info.key), Leaf::Counter(count));
-                        let class = label.as_bytes()[0].wrapping_sub(b'0') as usize;
-                        if let Some(class) = classes.get_mut(class) {
-                            *class += count;
-                        }
                     }
-                    for (class, count) in classes.into_iter().enumerate() {
-                        if count > 0 {
-                            each(scope, &format!("{}/{class}XX", info.key), Leaf::Counter(count));
-                        }
+                    for (class, count) in split.classes() {
+                        each(scope, &format!("{}/{class}XX", info.key), Leaf::Counter(count));
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::super::layout::{Registry, Topology};
-use super::super::record::{Outlet, Recorder, ShardFigures};
+use super::super::record::{NodeGauges, Outlet, Recorder, ShardFigures};
 use super::super::sample;
 use super::*;
 
@@ -169,6 +169,46 @@ fn endpoints_that_come_and_go_do_not_grow_anything() {
     // Nothing was lost over it: what found no series of its own is in `other`.
     assert_eq!(merger.state().targets().next().unwrap().counts.attempts, 20_000);
     assert!(most > 150, "{most}");
+}
+
+#[test]
+fn balancers_have_series_for_as_many_endpoints_as_others() {
+    let addresses: Vec<String> = (0..25).map(|at| format!("10.0.0.{at}:80")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let layout = sample::layout(&addresses);
+    let now = Instant::now();
+    let mut merger = Merger::new(&[0], 10, Duration::from_secs(600), now);
+    merger.apply(layout.clone(), now);
+    let (snapshots, inbox) = bounded(1);
+    let (_return, returned) = bounded(1);
+    let mut recorder = Recorder::new(0, layout, Outlet { snapshots, returned });
+    recorder.flush(|gauges| {
+        let node = |load| NodeGauges { load, ..NodeGauges::default() };
+        gauges.services = vec![ServiceGauges { size: 25, ..ServiceGauges::default() }];
+        gauges.nodes = (0..25).map(node).collect();
+    });
+    merger.merge(&mut inbox.recv().unwrap());
+    merger.settle(now);
+    let service = &merger.state().services[0];
+    assert_eq!(service.nodes.len(), 25, "whoever looks at one service sees them all");
+    let series: Vec<(&str, u64)> =
+        service.series().map(|node| (node.address.as_str(), node.load)).collect();
+    assert_eq!(series.len(), 11);
+    assert_eq!(series[9], ("10.0.0.9:80", 9));
+    assert_eq!(series[10], ("other", (10..25).sum()));
+}
+
+#[test]
+fn a_stall_is_seen_for_a_minute() {
+    let mut shard = ShardStats::new(0, 0);
+    let mut flush = |longest_poll_us, late_us, secs| {
+        shard.update(ShardFigures { longest_poll_us, late_us, ..Default::default() }, secs);
+        (shard.figures.longest_poll_us, shard.figures.late_us)
+    };
+    assert_eq!(flush(200_000, 3, 1), (200_000, 3));
+    assert_eq!(flush(40, 90, 1), (200_000, 90));
+    assert_eq!(flush(50, 2, 60), (200_000, 90));
+    assert_eq!(flush(10, 1, 61), (50, 2));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tables::{
 };
 
 use super::distribution::Distribution;
-use super::state::{Scope, Split, State};
+use super::state::{Scope, ServiceStats, Split, State};
 
 /// What a value counts in, and so how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl State {
         families(BALANCER, &|| Box::new(self.services.iter()), |it| &it.scope, visitor);
         families(BUDGET, &|| Box::new(self.services.iter()), |it| &it.service_scope, visitor);
         families(ENDPOINT, &|| Box::new(self.endpoints()), |it| &it.scope, visitor);
-        let nodes = || self.services.iter().flat_map(|service| &service.nodes);
+        let nodes = || self.services.iter().flat_map(ServiceStats::series);
         families(NODE, &|| Box::new(nodes()), |it| &it.scope, visitor);
         families(SHARD, &|| Box::new(self.shards.iter()), |it| &it.scope, visitor);
         families(PROCESS, &|| Box::new([&self.process].into_iter()), |it| &it.scope, visitor);
@@ -119,7 +119,7 @@ impl State {
         for service in &self.services {
             row(BALANCER, service, &service.scope, visitor);
             row(BUDGET, service, &service.service_scope, visitor);
-            service.nodes.iter().for_each(|it| row(NODE, it, &it.scope, visitor));
+            service.series().for_each(|it| row(NODE, it, &it.scope, visitor));
         }
         self.endpoints().for_each(|it| row(ENDPOINT, it, &it.scope, visitor));
         self.shards.iter().for_each(|it| row(SHARD, it, &it.scope, visitor));

@@ -263,10 +263,10 @@ pub(super) static SHARD: &[Metric<ShardStats>] = &[
     gauge("buffered_bytes", "ringlane_shard_buffered_bytes",
         "Memory held for bodies and partial heads.", |it| Gauge(it.figures.leased_bytes as f64)),
     micros(gauge("longest_poll_us", "ringlane_shard_longest_poll_seconds",
-        "The longest turn since the last flush, without its parking.",
+        "The longest turn of the last minute, without its parking.",
         |it| Gauge(it.figures.longest_poll_us as f64))),
     micros(gauge("late_us", "ringlane_shard_late_seconds",
-        "The most that a timer was late since the last flush.",
+        "The most that a timer was late in the last minute.",
         |it| Gauge(it.figures.late_us as f64))),
 ];
 

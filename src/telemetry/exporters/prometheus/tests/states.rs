@@ -31,7 +31,7 @@ pub(super) fn odd() -> Hub {
     hub.update(|merger| {
         let state = merger.state_mut();
         for (at, label) in ODD_LABELS.into_iter().enumerate() {
-            let mut service = ServiceStats::new(label, "ewma", &[]);
+            let mut service = ServiceStats::new(label, "ewma", &[], 100);
             service.adds = 7;
             service.gauges.load = at as u64;
             service.nodes.push(service.node(label));
