@@ -1,12 +1,18 @@
-//! Decisions: which service, which endpoint. Pure: time and randomness are arguments.
+//! Decisions: which service, which endpoint, whether and when again. Pure: time and randomness are
+//! arguments.
 //!
 //! Nothing here opens a socket, reads a clock or counts a metric, so a test can replay any history
 //! exactly.
 
+pub mod backoff;
 pub mod balance;
+pub mod budget;
 pub mod rng;
 pub mod route;
+mod window;
 
+pub use backoff::{Backoff, Delays, EjectionBackoff};
 pub use balance::{Balancer, Kind};
+pub use budget::RetryBudget;
 pub use rng::Rng;
 pub use route::{ClimbsAboveRoot, Route, RouteTable};
