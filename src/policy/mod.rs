@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod balance;
 pub mod budget;
+pub mod classifier;
 pub mod rng;
 pub mod route;
 mod window;
@@ -14,5 +15,6 @@ mod window;
 pub use backoff::{Backoff, Delays, EjectionBackoff};
 pub use balance::{Balancer, Kind};
 pub use budget::RetryBudget;
+pub use classifier::{Class, Classifier, Methods, Outcome, Statuses};
 pub use rng::Rng;
 pub use route::{ClimbsAboveRoot, Route, RouteTable};
