@@ -4,6 +4,7 @@
 //! Nothing here opens a socket, reads a clock or counts a metric, so a test can replay any history
 //! exactly.
 
+pub mod accrual;
 pub mod backoff;
 pub mod balance;
 pub mod budget;
@@ -12,6 +13,7 @@ pub mod rng;
 pub mod route;
 mod window;
 
+pub use accrual::{Accrual, Ejection, EjectionState, Report, Watch, may_eject};
 pub use backoff::{Backoff, Delays, EjectionBackoff};
 pub use balance::{Balancer, Kind};
 pub use budget::RetryBudget;
