@@ -10,8 +10,8 @@
 //! - `AllSuccessful` takes every answer for a success; no answer is a failure still.
 //! - An answer with `l5d-retryable: true` says that a proxy behind us never delivered the request:
 //!   if it is a failure it may be tried again, whatever the method and the kind.
-//! - Where the proxy itself gave an attempt up, `http::Reason` has the verdict; those that it leaves
-//!   to the classifier are treated as an answer with the status that the client would be sent.
+//! - Where the proxy itself gave an attempt up, `http::Reason` has the verdict; what it leaves to
+//!   the classifier is treated as an answer with the status that the client would be sent.
 //!
 //! Budget, number of attempts and whether the body is still at hand are not known here, nor whose
 //! fault a failure is: failure accrual asks `Reason::is_upstream_fault`.

@@ -3,7 +3,7 @@
 //! - At most `max_concurrent` run and at most `max_queue` wait; the rest is refused with 503 and
 //!   `Retry-After`, since a queue without an end only makes everybody late.
 //! - Nobody overtakes those who wait: while somebody does, a newcomer joins the queue although a
-//!   place may just have become free. So whoever ends must hand its place to the first in the queue.
+//!   place may just have become free. So whoever ends must hand its place to the first that waits.
 //!
 //! The counts are the process's (an atomic of the caller's), and the queue is the caller's too.
 

@@ -1,9 +1,9 @@
 //! Success rates of one endpoint, fed with what all shards counted since the last time.
 //!
 //! - Over requests: an exponential moving average that a request enters with weight
-//!   `1 - exp(-1 / requests)`, as Finagle's `Ema` over a count of requests. Several at once enter as
-//!   so many requests with their mean, since their order is not known. The first enter whole. It
-//!   acts after `requests` requests, and never on fewer than 5.
+//!   `1 - exp(-1 / requests)`, as Finagle's `Ema` over a count of requests. Several at once enter
+//!   as so many requests with their mean, since their order is not known. The first enter whole.
+//!   It acts after `requests` requests, and never on fewer than 5.
 //! - Over time: exact counts of a sliding window in ten buckets. It acts on `min_requests` or more
 //!   of them (5 are Finagle's).
 //!
