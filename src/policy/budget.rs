@@ -1,0 +1,251 @@
+//! How many retries a service may make: a share of its requests, and a few on top, after Finagle's
+//! `RetryBudget` (its guide, "Retries"; SRE book, chapter 21, "Handling Overload").
+//!
+//! - The share: over a sliding window, at most `percent` retries per 100 requests.
+//! - The reserve: `min_per_sec` retries per second, so that a service with few requests may retry
+//!   at all. It keeps what one second brings (at least one retry), starts full, and is touched only
+//!   where the share is used up. Finagle's keeps a whole window's, which it may spend at once.
+//!
+//! A retry of the share is paid for by requests of the window before it, and none pays twice. So
+//! with every endpoint failing for a window or longer, and the defaults (20 %, 10/s), upstream load
+//! is 1.2 times the offered load and 10/s: under 1.3 times for more than 100 requests per second.
+//! Below that rate the reserve decides: at 10 requests per second each may be retried once, and
+//! `max_retries` bounds the factor. What the share has saved up may be spent at once, so that the
+//! first second of an outage may see more.
+//!
+//! Each shard has its own part: the share needs no division, since each counts its own requests;
+//! the reserve is divided, where a part may be a fraction of a retry per second. As each shard's
+//! reserve keeps at least one retry, those that are spent at once may be one per shard.
+//!
+//! Buckets of a tenth of the window. A request counts for 9 to 10 tenths and a retry for 10 to 11,
+//! so that nothing is granted that exact times would have refused. All sums are integers.
+//!
+//! Which failures are worth a retry is the classifier's to know; how many one request may have is
+//! the caller's.
+
+use std::time::Duration;
+
+use super::window::{Window, nanos};
+
+const BUCKETS: usize = 10;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// One service's budget on one shard.
+#[derive(Debug, Clone)]
+pub struct RetryBudget {
+    percent: u64,
+    requests: Window<BUCKETS>,
+    /// Retries that the share paid for.
+    retries: Window<{ BUCKETS + 1 }>,
+    reserve: Reserve,
+}
+
+/// A token bucket, in units that make both a nanosecond's inflow and a retry whole numbers.
+#[derive(Debug, Clone)]
+struct Reserve {
+    per_nano: u64,
+    per_retry: u64,
+    room: u64,
+    level: u64,
+    at: Duration,
+}
+
+impl RetryBudget {
+    /// Takes the process's numbers and how many shards divide them; 0 shards count as 1.
+    pub fn new(percent: u32, min_per_sec: u32, window: Duration, shards: u32) -> RetryBudget {
+        let width = window / BUCKETS as u32;
+        RetryBudget {
+            percent: u64::from(percent),
+            requests: Window::new(width),
+            retries: Window::new(width),
+            reserve: Reserve::new(min_per_sec, shards.max(1)),
+        }
+    }
+
+    /// A request came; once per request, not per attempt.
+    pub fn deposit(&mut self, now: Duration) {
+        self.requests.add(1, now);
+    }
+
+    /// Whether one more retry may be made, which is then counted.
+    pub fn try_withdraw(&mut self, now: Duration) -> bool {
+        if self.share_left(now) > 0 {
+            self.retries.add(1, now);
+            return true;
+        }
+        self.reserve.try_take(now)
+    }
+
+    /// Retries that could be made now.
+    pub fn balance(&mut self, now: Duration) -> u64 {
+        self.share_left(now) + self.reserve.left(now)
+    }
+
+    fn share_left(&mut self, now: Duration) -> u64 {
+        let allowed = self.requests.sum(now).saturating_mul(self.percent) / 100;
+        allowed.saturating_sub(self.retries.sum(now))
+    }
+}
+
+impl Reserve {
+    fn new(min_per_sec: u32, shards: u32) -> Reserve {
+        // A retry is worth `shards` seconds of a process that brings one per second.
+        let per_retry = u64::from(shards) * NANOS_PER_SEC;
+        let per_nano = u64::from(min_per_sec);
+        let room = if per_nano == 0 { 0 } else { per_retry.max(per_nano * NANOS_PER_SEC) };
+        Reserve { per_nano, per_retry, room, level: room, at: Duration::ZERO }
+    }
+
+    fn try_take(&mut self, now: Duration) -> bool {
+        let enough = self.left(now) > 0;
+        if enough {
+            self.level -= self.per_retry;
+        }
+        enough
+    }
+
+    fn left(&mut self, now: Duration) -> u64 {
+        let inflow = nanos(now.saturating_sub(self.at)).saturating_mul(self.per_nano);
+        self.level = self.level.saturating_add(inflow).min(self.room);
+        self.at = self.at.max(now);
+        self.level / self.per_retry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Rng;
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    fn secs(secs: f64) -> Duration {
+        Duration::from_secs_f64(secs)
+    }
+
+    fn withdrawn(budget: &mut RetryBudget, now: Duration) -> u64 {
+        let expected = budget.balance(now);
+        let granted = (0..).take_while(|_| budget.try_withdraw(now)).count() as u64;
+        assert_eq!(granted, expected, "the balance is what is granted");
+        granted
+    }
+
+    #[test]
+    fn a_share_of_the_requests_of_the_window() {
+        let mut budget = RetryBudget::new(20, 0, WINDOW, 1);
+        assert_eq!(withdrawn(&mut budget, secs(0.0)), 0);
+        (0..104).for_each(|_| budget.deposit(secs(0.5)));
+        assert_eq!(withdrawn(&mut budget, secs(1.0)), 20);
+        budget.deposit(secs(1.0));
+        assert_eq!(withdrawn(&mut budget, secs(1.0)), 1);
+        // Requests leave after 9 to 10 s, the retries they paid for after 10 to 11 s.
+        (0..100).for_each(|_| budget.deposit(secs(10.5)));
+        assert_eq!(withdrawn(&mut budget, secs(10.99)), 0);
+        assert_eq!(withdrawn(&mut budget, secs(12.0)), 20);
+        assert_eq!(withdrawn(&mut budget, secs(60.0)), 0);
+    }
+
+    #[test]
+    fn a_few_per_second_without_drift() {
+        let mut budget = RetryBudget::new(20, 10, WINDOW, 1);
+        assert_eq!(withdrawn(&mut budget, secs(3.0)), 10, "what one second brings");
+        // A third of 10 per second, asked for every 7 ms: 1,000 s bring 3,333 and the first.
+        let mut part = RetryBudget::new(20, 10, WINDOW, 3);
+        let asked = (0..=1_000_000_u64 / 7).map(|step| Duration::from_millis(step * 7));
+        let granted: u64 = asked.map(|now| u64::from(part.try_withdraw(now))).sum();
+        assert_eq!(granted, 3_333 + 3, "3 at the beginning");
+        // 10 per second over 64 shards: one each 6.4 s.
+        let mut small = RetryBudget::new(20, 10, WINDOW, 64);
+        let asked = [0.0, 0.1, 6.39, 6.4, 12.7, 12.8];
+        let granted = asked.map(|now| small.try_withdraw(secs(now)));
+        assert_eq!(granted, [true, false, false, true, false, true]);
+        assert_eq!(RetryBudget::new(20, 0, WINDOW, 1).balance(secs(9.0)), 0);
+    }
+
+    #[test]
+    fn the_share_is_spent_before_the_reserve() {
+        let mut budget = RetryBudget::new(20, 10, WINDOW, 1);
+        (0..50).for_each(|_| budget.deposit(secs(0.0)));
+        (0..10).for_each(|_| assert!(budget.try_withdraw(secs(0.0))));
+        assert_eq!(budget.balance(secs(0.0)), 10);
+    }
+
+    /// How many of these times lie in the window up to `now`, which does not include its beginning.
+    fn within(times: &[u64], now: u64, window: u64) -> u64 {
+        times.iter().rev().take_while(|&&time| time + window > now).count() as u64
+    }
+
+    /// Random histories against lists of times. Where a retry is granted, an exact window would
+    /// have allowed it; where it is refused, one that is a tenth stricter would not have.
+    #[test]
+    fn never_more_than_a_list_of_times() {
+        for seed in 0..3_000 {
+            let mut rng = Rng::new(seed);
+            let percent = [0, 1, 20, 50, 100, 150][rng.below(6)];
+            let min_per_sec = [0, 0, 1, 10, 37][rng.below(5)];
+            let shards = [1, 1, 2, 7][rng.below(4)];
+            let window_ms = 1_000 + rng.below(900) as u64 * 10;
+            let window = Duration::from_millis(window_ms);
+            let mut budget = RetryBudget::new(percent, min_per_sec, window, shards);
+            let (percent, per_sec) = (u64::from(percent), u64::from(min_per_sec));
+            let (mut requests, mut shared, mut reserved) = (Vec::new(), Vec::new(), Vec::new());
+            let mut now_ms = rng.below(100_000) as u64;
+            for _ in 0..150 {
+                let pause = [1, 2, window_ms as usize / 10, window_ms as usize][rng.below(4)];
+                now_ms += rng.below(pause) as u64;
+                let now = Duration::from_millis(now_ms);
+                if rng.below(3) > 0 {
+                    budget.deposit(now);
+                    requests.push(now_ms);
+                    continue;
+                }
+                let share = |window_ms| within(&requests, now_ms, window_ms) * percent / 100;
+                let is_shared = budget.share_left(now) > 0;
+                if !budget.try_withdraw(now) {
+                    let made = within(&shared, now_ms, window_ms / 10 * 11);
+                    assert!(made >= share(window_ms / 10 * 9), "seed {seed} at {now_ms} ms");
+                } else if is_shared {
+                    shared.push(now_ms);
+                    let made = within(&shared, now_ms, window_ms);
+                    assert!(made <= share(window_ms), "seed {seed} at {now_ms} ms");
+                    let paid = requests.len() as u64 * percent / 100;
+                    assert!(shared.len() as u64 <= paid, "seed {seed}: none pays twice");
+                } else {
+                    reserved.push(now_ms);
+                    // Times 1,000 * shards, to stay with integers.
+                    let kept = (per_sec * 1_000).max(1_000 * u64::from(shards));
+                    let made = within(&reserved, now_ms, window_ms) * 1_000 * u64::from(shards);
+                    assert!(made <= per_sec * window_ms + kept, "seed {seed} at {now_ms} ms");
+                }
+            }
+        }
+    }
+
+    /// Every attempt fails at once and asks for its retries; requests come at random to the shards.
+    #[test]
+    fn upstream_load_stays_under_1_3_times_the_offered_load() {
+        for seed in 0..30 {
+            let mut rng = Rng::new(seed);
+            let shards = [1, 2, 4, 8][rng.below(4)];
+            let per_sec = 130 + rng.below(1_500);
+            let mut budgets = vec![RetryBudget::new(20, 10, WINDOW, shards); shards as usize];
+            let (mut offered, mut sent) = (0_u64, 0_u64);
+            let mut now = Duration::ZERO;
+            // Healthy for some seconds, during which the share fills.
+            let outage = Duration::from_secs(rng.below(2) as u64 * 15);
+            while now < outage + Duration::from_secs(10) {
+                now += Duration::from_secs_f64(rng.unit() * 2.0 / per_sec as f64);
+                let budget = &mut budgets[rng.below(shards as usize)];
+                budget.deposit(now);
+                if now < outage {
+                    continue;
+                }
+                offered += 1;
+                sent += 1 + (0..2).take_while(|_| budget.try_withdraw(now)).count() as u64;
+            }
+            let load = sent as f64 / offered as f64;
+            assert!(load < 1.3, "seed {seed}: {load} at {per_sec} per second, {shards} shards");
+            assert!(load > 1.19, "seed {seed}: {load} at {per_sec} per second: retries are made");
+        }
+    }
+}
