@@ -102,11 +102,15 @@ fn compare(metrics: &Metrics, tally: &Tally, proxy: &Proxy) {
     assert_eq!(metrics.get("rt/http/client/web/requests"), count(&tally.heads));
     let bytes = metrics.get(&format!("{server}/response_payload_bytes.sum"));
     assert_eq!(bytes, count(&tally.body_bytes), "bodies of answers");
-    // The dead service refuses each of three attempts.
+    // The dead service refuses each attempt, and there are no more than the budget allows.
     assert_eq!(metrics.get("rt/http/service/dead/requests"), dead);
-    assert_eq!(metrics.get("rt/http/client/dead/failures/connect_refused"), 3 * dead);
-    assert_eq!(metrics.get("rt/http/service/dead/retries/requeues"), 2 * dead);
-    for key in ["success", "failures/upstream_5xx", "failures/upstream_reset"] {
+    let requeues = metrics.get("rt/http/service/dead/retries/requeues");
+    assert_eq!(metrics.get("rt/http/client/dead/failures/connect_refused"), dead + requeues);
+    assert!(requeues > 0 && requeues <= 2 * dead, "{requeues} of {dead}");
+    let retries = metrics.get("rt/http/service/web/retries/total");
+    assert!(retries > 0, "nothing was retried");
+    assert_eq!(metrics.get("rt/http/service/web/retries/per_request.sum"), retries);
+    for key in ["success", "failures/upstream_status", "failures/upstream_reset"] {
         assert!(metrics.get(&format!("rt/http/client/web/{key}")) > 0, "{key} never happened");
     }
     assert!(metrics.get(&format!("{}/failures/client_closed", proxy.server(1))) > 0);
@@ -120,7 +124,9 @@ fn configuration(origin: SocketAddr) -> String {
          routers:\n\
          - label: http\n  servers: [{{port: 0}}, {{port: 0}}]\n  routes:\n  \
            - {{path_prefix: /web, service: web}}\n  - {{path_prefix: /dead, service: dead}}\n\
-         services:\n  web: {{endpoints: [\"{origin}\"]}}\n  dead: {{endpoints: [\"{dead}\"]}}\n"
+         services:\n  web:\n    endpoints: [\"{origin}\"]\n    \
+           retries: {{classifier: retryable_all_5xx, max_retries: 1, budget: {{percent: 30}}}}\n  \
+           dead: {{endpoints: [\"{dead}\"]}}\n"
     )
 }
 

@@ -52,7 +52,7 @@ fn cases() -> Vec<Case> {
     let case = |sent: String, status, reason, service| Case { sent, status, reason, service };
     let mut cases = Vec::new();
     for status in [200, 204, 301, 404, 418, 500, 503, 599] {
-        let reason = (status >= 500).then_some("upstream_5xx");
+        let reason = (status >= 500).then_some("upstream_status");
         cases.push(case(get(&format!("/web/{status}")), status, reason, Some(("web", true))));
     }
     let here = |sent: &str, status, reason| case(sent.to_owned(), status, Some(reason), None);

@@ -27,6 +27,7 @@ mod exporters;
 mod leaves;
 mod near;
 mod raw;
+mod resilience;
 mod routers;
 mod runtime;
 mod services;
@@ -214,6 +215,8 @@ pub struct Service {
     pub balancer: Balancer,
     pub timeouts: UpstreamTimeouts,
     pub pool: Pool,
+    pub failure_accrual: FailureAccrual,
+    pub retries: Retries,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -265,6 +268,127 @@ pub struct Pool {
     /// For the process: divided over the shards, of which each keeps at least one.
     pub max_idle: usize,
     pub idle: Duration,
+}
+
+/// When an endpoint is left alone, and for how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailureAccrual {
+    pub accrual: Accrual,
+    /// How long the first ejection lasts; each further one in a row twice as long as the last.
+    pub min_ejection: Duration,
+    /// At least `min_ejection`.
+    pub max_ejection: Duration,
+    /// Of a service's endpoints, from 1 to 100.
+    pub max_ejected_percent: u32,
+}
+
+/// What an endpoint is ejected for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accrual {
+    None,
+    /// So many failures in a row, over all shards.
+    ConsecutiveFailures {
+        failures: u32,
+    },
+    /// Fewer successes than this, over about as many requests.
+    SuccessRate {
+        percent: u32,
+        requests: u32,
+    },
+    SuccessRateWindowed {
+        percent: u32,
+        window: Duration,
+    },
+}
+
+impl Accrual {
+    /// As it is written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Accrual::None => "none",
+            Accrual::ConsecutiveFailures { .. } => "consecutive_failures",
+            Accrual::SuccessRate { .. } => "success_rate",
+            Accrual::SuccessRateWindowed { .. } => "success_rate_windowed",
+        }
+    }
+}
+
+/// When a request is tried again after an attempt that may have reached the endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retries {
+    pub classifier: Classifier,
+    /// Per request.
+    pub max_retries: u32,
+    pub budget: RetryBudget,
+    pub backoff: Backoff,
+    /// Of a request's body, what is kept to be sent again; a longer one is not retried.
+    pub replay_buffer_bytes: usize,
+}
+
+/// Which answers are failures, and which of those may be retried; named as in Linkerd 1.x.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Classifier {
+    NonRetryable5xx,
+    RetryableRead5xx,
+    RetryableIdempotent5xx,
+    RetryableAll5xx,
+    /// These alone are retried; at least one, sorted, from 400 to 599.
+    Statuses {
+        statuses: Vec<u16>,
+        methods: Methods,
+    },
+    AllSuccessful,
+}
+
+/// The methods of requests that may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Methods {
+    Read,
+    Idempotent,
+    All,
+}
+
+impl Methods {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Methods::Read => "read",
+            Methods::Idempotent => "idempotent",
+            Methods::All => "all",
+        }
+    }
+}
+
+impl Classifier {
+    /// As it is written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Classifier::NonRetryable5xx => "non_retryable_5xx",
+            Classifier::RetryableRead5xx => "retryable_read_5xx",
+            Classifier::RetryableIdempotent5xx => "retryable_idempotent_5xx",
+            Classifier::RetryableAll5xx => "retryable_all_5xx",
+            Classifier::Statuses { .. } => "statuses",
+            Classifier::AllSuccessful => "all_successful",
+        }
+    }
+}
+
+/// For the process: `min_per_sec` is divided over the shards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryBudget {
+    /// Retries to a hundred requests.
+    pub percent: u32,
+    /// Besides, so that a service with few requests has some.
+    pub min_per_sec: u32,
+    pub window: Duration,
+}
+
+/// The time between an attempt and the next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Backoff {
+    None,
+    Constant(Duration),
+    Jittered { min: Duration, max: Duration },
 }
 
 impl Config {

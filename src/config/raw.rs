@@ -149,6 +149,8 @@ pub(super) struct Service {
     pub(super) balancer: Section<Balancer>,
     pub(super) timeouts: Section<ServiceTimeouts>,
     pub(super) pool: Section<Pool>,
+    pub(super) failure_accrual: Section<FailureAccrual>,
+    pub(super) retries: Section<Retries>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -179,6 +181,48 @@ pub(super) struct ServiceTimeouts {
 pub(super) struct Pool {
     pub(super) max_idle: Leaf,
     pub(super) idle_ms: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FailureAccrual {
+    pub(super) kind: Leaf,
+    pub(super) failures: Leaf,
+    pub(super) success_rate_percent: Leaf,
+    pub(super) requests: Leaf,
+    pub(super) window_secs: Leaf,
+    pub(super) min_ejection_ms: Leaf,
+    pub(super) max_ejection_ms: Leaf,
+    pub(super) max_ejected_percent: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retries {
+    pub(super) classifier: Leaf,
+    pub(super) statuses: Option<Vec<Leaf>>,
+    pub(super) methods: Leaf,
+    pub(super) max_retries: Leaf,
+    pub(super) budget: Section<RetryBudget>,
+    pub(super) backoff: Section<Backoff>,
+    pub(super) replay_buffer_bytes: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RetryBudget {
+    pub(super) percent: Leaf,
+    pub(super) min_per_sec: Leaf,
+    pub(super) window_secs: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Backoff {
+    pub(super) kind: Leaf,
+    pub(super) ms: Leaf,
+    pub(super) min_ms: Leaf,
+    pub(super) max_ms: Leaf,
 }
 
 /// A part of the configuration that is a mapping, or the short form that some parts have.
@@ -233,6 +277,10 @@ impl Short for Service {}
 impl Short for Balancer {}
 impl Short for ServiceTimeouts {}
 impl Short for Pool {}
+impl Short for FailureAccrual {}
+impl Short for Retries {}
+impl Short for RetryBudget {}
+impl Short for Backoff {}
 
 impl<'de, T: Deserialize<'de> + Default + Short> Deserialize<'de> for Section<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -48,9 +48,22 @@ fn keys(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// The reference with the keys that belong to other kinds than the default ones: `#key: value`.
+fn with_other_kinds(text: &str) -> String {
+    let uncommented = |line: &str| {
+        let indent = line.len() - line.trim_start().len();
+        let key = line[indent..].strip_prefix('#').unwrap_or_default();
+        match key.starts_with(|first: char| first.is_ascii_lowercase()) {
+            true => format!("{}{key}\n", &line[..indent]),
+            false => format!("{line}\n"),
+        }
+    };
+    text.lines().map(uncommented).collect()
+}
+
 #[test]
 fn the_reference_shows_every_key_and_no_other() {
-    let document = yaml::parse(&sample("ringlane.yaml")).unwrap();
+    let document = yaml::parse(&with_other_kinds(&sample("ringlane.yaml"))).unwrap();
     let (mut written, mut known) = (BTreeSet::new(), BTreeSet::new());
     keys(&document.value, "", &mut written);
     let mut report = Report::new(document.marks);

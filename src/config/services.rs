@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::errors::Path;
 use super::leaves::Check;
 use super::raw::{self, List, Named};
+use super::resilience;
 use super::{Address, Balancer, Endpoint, NotAnAddress, Pool, Service, UpstreamTimeouts};
 
 const WEIGHT: u64 = 1;
@@ -39,6 +40,12 @@ fn service(name: &str, raw: &raw::Service, at: &Path, check: &mut Check) -> Serv
         balancer: balancer(&raw.balancer.0, &at.key("balancer"), check),
         timeouts: timeouts(&raw.timeouts.0, &at.key("timeouts"), check),
         pool: pool(&raw.pool.0, &at.key("pool"), check),
+        failure_accrual: resilience::failure_accrual(
+            &raw.failure_accrual.0,
+            &at.key("failure_accrual"),
+            check,
+        ),
+        retries: resilience::retries(&raw.retries.0, &at.key("retries"), check),
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    Admin, Balancer, Config, Mode, Router, Runtime, Service, ShardSettings, Telemetry, cores,
+    Accrual, Admin, Backoff, Balancer, Classifier, Config, FailureAccrual, Mode, Retries, Router,
+    Runtime, Service, ShardSettings, Telemetry, cores,
 };
 
 /// What stands for a secret.
@@ -190,5 +191,59 @@ fn service(service: &Service) -> Value {
                 ("idle_ms", millis(service.pool.idle)),
             ]),
         ),
+        ("failure_accrual", failure_accrual(&service.failure_accrual)),
+        ("retries", retries(&service.retries)),
     ])
+}
+
+fn failure_accrual(rules: &FailureAccrual) -> Value {
+    let of_kind = match &rules.accrual {
+        Accrual::None => vec![],
+        Accrual::ConsecutiveFailures { failures } => vec![("failures", (*failures).into())],
+        Accrual::SuccessRate { percent, requests } => {
+            vec![("success_rate_percent", (*percent).into()), ("requests", (*requests).into())]
+        }
+        Accrual::SuccessRateWindowed { percent, window } => vec![
+            ("success_rate_percent", (*percent).into()),
+            ("window_secs", window.as_secs().into()),
+        ],
+    };
+    let common = [
+        ("min_ejection_ms", millis(rules.min_ejection)),
+        ("max_ejection_ms", millis(rules.max_ejection)),
+        ("max_ejected_percent", rules.max_ejected_percent.into()),
+    ];
+    map([("kind", rules.accrual.name().into())].into_iter().chain(of_kind).chain(common))
+}
+
+fn retries(rules: &Retries) -> Value {
+    let backoff = match rules.backoff {
+        Backoff::None => vec![("kind", "none".into())],
+        Backoff::Constant(time) => vec![("kind", "constant".into()), ("ms", millis(time))],
+        Backoff::Jittered { min, max } => {
+            vec![("kind", "jittered".into()), ("min_ms", millis(min)), ("max_ms", millis(max))]
+        }
+    };
+    let classifier = [("classifier", rules.classifier.name().into())];
+    let of_kind = match &rules.classifier {
+        Classifier::Statuses { statuses, methods } => vec![
+            ("statuses", statuses.iter().map(|it| Value::from(*it)).collect()),
+            ("methods", methods.name().into()),
+        ],
+        _ => vec![],
+    };
+    let common = [
+        ("max_retries", rules.max_retries.into()),
+        (
+            "budget",
+            map([
+                ("percent", rules.budget.percent.into()),
+                ("min_per_sec", rules.budget.min_per_sec.into()),
+                ("window_secs", rules.budget.window.as_secs().into()),
+            ]),
+        ),
+        ("backoff", map(backoff)),
+        ("replay_buffer_bytes", (rules.replay_buffer_bytes as u64).into()),
+    ];
+    map(classifier.into_iter().chain(of_kind).chain(common))
 }

@@ -125,13 +125,38 @@ impl Exchange {
         let allowed = match reason.retry() {
             Retry::NothingSent => true,
             Retry::IfIdempotent => self.method.is_idempotent() || !self.sent,
-            // By classifier: that comes with the operator's retries.
+            // The operator's retries, which ask `may_retry`.
             Retry::ByClassifier | Retry::Never => false,
         };
         if allowed && self.replayable && self.attempts_left > 0 {
             return Verdict::Again;
         }
-        Verdict::Answer { close: self.closes(reason) }
+        self.given_up(reason)
+    }
+
+    /// What a failure leads to that nothing more is done about.
+    pub fn given_up(&self, reason: Reason) -> Verdict {
+        match self.response_has_begun() {
+            true => Verdict::Break,
+            false => Verdict::Answer { close: self.closes(reason) },
+        }
+    }
+
+    /// Whether the request can be sent once more, whatever became of it: all of it is at hand, and
+    /// the client has nothing of an answer yet.
+    pub fn may_retry(&self) -> bool {
+        !self.response_has_begun() && self.replayable
+    }
+
+    /// The operator's rules grant one more attempt, which is none of the connection's.
+    pub fn retry_granted(&mut self) {
+        debug_assert!(self.may_retry());
+        self.attempts_left += 1;
+    }
+
+    /// Whether an upstream connection whose whole answer was discarded may carry another request.
+    pub fn may_reuse_discarded(&self, upstream_persistent: bool) -> bool {
+        self.upstream_persistent && upstream_persistent && self.request == Message::Ended
     }
 
     /// Both messages have ended and left the upstream connection where the next may begin.
@@ -215,6 +240,24 @@ mod tests {
         let mut unsent = Exchange::new(Method::Post, Version::Http11, true);
         unsent.attempt_begun();
         assert_eq!(unsent.on_failure(reused), Verdict::Again);
+    }
+
+    #[test]
+    fn a_retry_that_is_granted_is_an_attempt_more() {
+        let mut exchange = sent(Method::Post, false);
+        let answer = Verdict::Answer { close: false };
+        assert_eq!(exchange.on_failure(Reason::UpstreamReset), answer, "not the connection's");
+        for _ in 0..5 {
+            assert!(exchange.may_retry());
+            exchange.retry_granted();
+            exchange.attempt_begun();
+            exchange.request_sent();
+        }
+        assert!(exchange.may_reuse_discarded(true) && !exchange.may_reuse_discarded(false));
+        exchange.response_begun(true);
+        assert!(!exchange.may_retry(), "the client has a part of an answer");
+        assert_eq!(exchange.given_up(Reason::UpstreamReset), Verdict::Break);
+        assert!(!sent(Method::Put, true).may_retry(), "its body has gone");
     }
 
     #[test]

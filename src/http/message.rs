@@ -122,6 +122,11 @@ impl<'b> Response<'b, '_> {
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
         value_of(self.fields, name)
     }
+
+    /// A proxy behind us says that it never delivered the request (Linkerd's `l5d-retryable`).
+    pub fn is_retryable(&self) -> bool {
+        self.field("l5d-retryable").is_some_and(|value| value.eq_ignore_ascii_case(b"true"))
+    }
 }
 
 fn token<'b>(fields: &[Field<'b>], at: UpgradeToken) -> Option<&'b [u8]> {

@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Link};
+use super::ledger::{Answer, Bytes};
 use super::pump::Pump;
 use super::report::Meter;
 use super::transport::Transport;
-use super::upstream::{Load, Upstream, Upward};
+use super::upstream::{Load, Pick, Upstream, Upward};
 use crate::http::{Framing, Reason, Response, Version};
 use crate::http1::{
     BodyError, FieldStorage, ResponseContext, ResponseParser, encode, outgoing_framing,
 };
+use crate::policy::classifier::{Class, Outcome};
 use crate::ring::{Chunk, End};
 
 pub(super) struct Attempt {
@@ -39,17 +41,22 @@ pub(super) enum Answered {
     },
     /// A 101 that was asked for has been relayed.
     Switched,
+    /// An answer that is a failure was not sent on: the request is retried.
+    Discarded,
     Failed(Reason),
 }
 
 impl Attempt {
     pub(super) fn begin(
         upstream: &Rc<Upstream>,
-        endpoint: usize,
+        pick: Pick,
         fresh: bool,
         now: Duration,
         link: &Link<'_>,
     ) -> io::Result<Attempt> {
+        // First of all: a probe that has no connection is a failure like any other.
+        let load = Load::new(upstream, pick, now);
+        let endpoint = pick.endpoint;
         let pooled = match fresh {
             true => None,
             false => upstream.checkout(endpoint, link.waker),
@@ -76,7 +83,7 @@ impl Attempt {
             reused,
             heard: false,
             parser: ResponseParser::default(),
-            load: Load::new(upstream, endpoint, now),
+            load,
         })
     }
 
@@ -108,7 +115,7 @@ impl Attempt {
 enum Head {
     Partial,
     Interim { is_continue: bool },
-    Final { status: u16, persistent: bool, close: bool, download: Pump },
+    Final { status: u16, persistent: bool, close: bool, hint: bool, download: Pump },
     Switched,
     Refused(Reason),
 }
@@ -127,6 +134,13 @@ impl Exchange {
             }
             let mut out = link.context.ring.buffer();
             let head = self.parse_answer(&mut out, link);
+            if let Head::Final { status, persistent, hint, download, .. } = &head {
+                let outcome = Outcome::Answered { status: *status, retryable_hint: *hint };
+                if self.discard(outcome, *status, *persistent, download, link) {
+                    link.context.ring.recycle(out);
+                    return Answered::Discarded;
+                }
+            }
             client.send(Chunk::heap(out));
             let Some(attempt) = &mut self.attempt else {
                 return Answered::NotYet;
@@ -138,11 +152,16 @@ impl Exchange {
                     self.expects &= !is_continue;
                     return Answered::Interim;
                 }
-                Head::Final { status, persistent, close, download } => {
+                Head::Final { status, persistent, close, hint, download } => {
                     let now = link.context.clock();
+                    let whole = download.is_ended();
+                    let outcome = Outcome::Answered { status, retryable_hint: hint };
+                    let class = self.upstream.retries.classify(self.rules.method, outcome);
+                    let is_failure = class != Class::Success;
                     attempt.load.answered(now);
-                    self.ledger.answered(now, status, download.is_ended());
-                    self.upstream.answered(attempt.endpoint, download.is_ended());
+                    attempt.load.judge(!is_failure, link.context);
+                    self.ledger.answered(now, Answer { status, whole, is_failure });
+                    self.upstream.answered(attempt.endpoint, whole);
                     self.rules.response_begun(persistent);
                     if close {
                         self.rules.client_spent();
@@ -163,6 +182,40 @@ impl Exchange {
         }
         attempt.transport.socket().receive(false);
         Answered::NotYet
+    }
+
+    /// Ends the attempt whose answer is not to be sent on, where the request is to be retried. The
+    /// connection is used again where all of the answer is here already, else it is closed: to read
+    /// on to its end costs more than a new one.
+    fn discard(
+        &mut self,
+        outcome: Outcome,
+        status: u16,
+        upstream_persistent: bool,
+        download: &Pump,
+        link: &Link<'_>,
+    ) -> bool {
+        let Some(endpoint) = self.attempt.as_ref().map(|attempt| attempt.endpoint) else {
+            return false;
+        };
+        if !self.retry(outcome, Some(endpoint), link) {
+            return false;
+        }
+        let (now, whole) = (link.context.clock(), download.is_ended());
+        let bytes = Bytes { request: self.sent_bytes(), response: download.moved_bytes };
+        self.ledger.answered(now, Answer { status, whole, is_failure: true });
+        self.ledger.attempt_ended(link.context, None, bytes);
+        self.upstream.answered(endpoint, whole);
+        let Some(mut attempt) = self.attempt.take() else { return true };
+        attempt.load.answered(now);
+        attempt.load.judge(false, link.context);
+        let may_reuse = self.rules.may_reuse_discarded(upstream_persistent);
+        if whole && may_reuse && !self.is_half_closed() {
+            let Attempt { transport, meter, .. } = attempt;
+            let upward = Upward { transport, meter };
+            self.upstream.check_in(endpoint, upward, link.context.ring.now());
+        }
+        true
     }
 
     /// Parses what has come, and writes what the client is to get of it.
@@ -188,13 +241,13 @@ impl Exchange {
                     (head, framing, consumed)
                 }
             };
-            let Head::Final { status, persistent, close, mut download } = head else {
+            let Head::Final { status, persistent, close, hint, mut download } = head else {
                 return (consumed, head);
             };
             let persistent = persistent && framing != Framing::UntilClose;
             match download.take(&mut bytes[consumed..], out) {
                 Ok(taken) => {
-                    let head = Head::Final { status, persistent, close, download };
+                    let head = Head::Final { status, persistent, close, hint, download };
                     (consumed + taken, head)
                 }
                 Err(BodyError::TooLarge) => (bytes.len(), Head::Refused(Reason::ResponseTooLarge)),
@@ -253,6 +306,7 @@ fn write_head(
         status: response.status,
         persistent: response.facts.persistent,
         close,
+        hint: response.status >= 400 && response.is_retryable(),
         download: Pump::new(response.facts.framing, framing, None),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::Process;
 use super::exchange::Exchange;
 use super::peers::Peers;
 use super::report::{Reporter, Reporting};
@@ -123,15 +123,18 @@ impl Context {
         ring: Ring,
         settings: ShardSettings,
         config: &Config,
-        addresses: &[SocketAddr],
+        process: &Process,
         reporting: Option<Reporting>,
     ) -> io::Result<Context> {
-        let started = Instant::now();
+        let Process { started, addresses, accruals } = process;
+        let started = *started;
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         let shards = config.runtime.shards.len();
-        let services = config.services.iter().enumerate();
-        let upstreams = services.map(|(index, service)| Upstream::new(index, service, shards));
+        let services = config.services.iter().zip(accruals.iter()).enumerate();
+        let upstreams = services.map(|(index, (service, accrual))| {
+            Upstream::new(index, service, accrual.clone(), shards)
+        });
         let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
         let mut servers = Vec::new();

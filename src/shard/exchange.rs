@@ -16,18 +16,23 @@ use std::time::Duration;
 
 use super::attempt::{Answered, Attempt};
 use super::context::{Context, Router};
+use super::deadlines::Phase;
 use super::ledger::{Bytes, Ledger};
-use super::pump::{Pump, Pumped};
+use super::pump::{Copy, Pump, Pumped};
+use super::retries::Grant;
 use super::transport::Transport;
 use super::upstream::{Upstream, Upward};
-use crate::http::{self, Framing, Reason, Request, Verdict};
-use crate::http1::{BodyError, encode};
+use crate::http::{self, Framing, Reason, Request, Retry, Verdict};
+use crate::http1::BodyError;
+use crate::policy::backoff::Delays;
+use crate::policy::classifier::{Class, Outcome};
 use crate::ring::{Chunk, End, PIECE_BYTES, Timer};
+use crate::telemetry::record;
 
 /// What of later requests is read while an earlier one is under way.
 const MAX_PIPELINED_BYTES: usize = 16 << 10;
 /// No deadline.
-const NEVER: Duration = Duration::MAX;
+pub(super) const NEVER: Duration = Duration::MAX;
 
 /// What an exchange and a tunnel borrow from their connection for a step.
 pub(super) struct Link<'a> {
@@ -58,19 +63,6 @@ pub(super) enum Turn {
     Tunnel,
 }
 
-/// What the next deadline is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    New,
-    Connect,
-    /// The client waits for 100 before it sends its body.
-    Expect,
-    Upload,
-    /// The request is out; the answer's head is awaited.
-    Answer,
-    Download,
-}
-
 /// How one look at the attempt ended.
 enum Look {
     Wait,
@@ -84,15 +76,17 @@ pub(super) struct Exchange {
     pub(super) upstream: Rc<Upstream>,
     pub(super) ledger: Ledger,
     pub(super) attempt: Option<Attempt>,
-    /// The head as it goes out, and what of the body came with it.
-    head: Vec<u8>,
-    upload: Pump,
+    /// The head as it goes out, what of the body came with it, and what is kept of the rest.
+    copy: Copy,
+    /// The request is of a kind that may be sent again after a part of its body was.
+    keeps_body: bool,
+    pub(super) upload: Pump,
     pub(super) download: Pump,
     pub(super) asks_upgrade: bool,
     /// The client waits for 100, and nobody has said it yet.
     pub(super) expects: bool,
     /// The upstream takes no more of the body, but may still answer.
-    upload_lost: bool,
+    pub(super) upload_lost: bool,
     /// Nothing more is received of the client: it had sent too much ahead.
     deaf: bool,
     /// The client's half-close has been passed on.
@@ -101,13 +95,19 @@ pub(super) struct Exchange {
     avoid: Option<usize>,
     /// The next attempt is to connect anew: a pooled connection has failed it.
     fresh: bool,
-    phase: Phase,
-    deadline: Duration,
-    request_deadline: Duration,
+    /// What the next attempt is.
+    next: record::Attempt,
+    retries: u32,
+    delays: Delays,
+    /// The next attempt is not to begin before that; zero: at once.
+    pub(super) retry_at: Duration,
+    pub(super) phase: Phase,
+    pub(super) deadline: Duration,
+    pub(super) request_deadline: Duration,
     /// Body bytes moved when the deadline was set.
-    moved_bytes: u64,
+    pub(super) moved_bytes: u64,
     /// What the upstream and the client had acknowledged when that was last looked at.
-    taken_bytes: [u64; 2],
+    pub(super) taken_bytes: [u64; 2],
 }
 
 impl Exchange {
@@ -124,12 +124,17 @@ impl Exchange {
             Some(timeout) => link.context.ring.now() + timeout,
             None => NEVER,
         };
+        let replay_buffer_bytes = upstream.retries.replay_buffer_bytes;
+        let fits = match facts.framing {
+            Framing::Length(bytes) => bytes <= replay_buffer_bytes as u64,
+            Framing::Empty | Framing::Chunked | Framing::UntilClose => true,
+        };
         Exchange {
             rules: http::Exchange::new(request.method, request.version, facts.persistent),
-            upstream,
             ledger,
             attempt: None,
-            head,
+            copy: Copy::new(head, replay_buffer_bytes),
+            keeps_body: upstream.retries.may_repeat(request.method) && fits,
             upload: Pump::new(facts.framing, facts.framing, link.router.max_body_bytes),
             download: Pump::new(Framing::Empty, Framing::Empty, None),
             asks_upgrade,
@@ -139,9 +144,14 @@ impl Exchange {
             half_closed: false,
             avoid: None,
             fresh: false,
+            next: record::Attempt::First,
+            retries: 0,
+            delays: upstream.retries.delays(),
+            retry_at: Duration::ZERO,
             phase: Phase::New,
             deadline: NEVER,
             request_deadline,
+            upstream,
             moved_bytes: 0,
             taken_bytes: [0; 2],
         }
@@ -153,11 +163,21 @@ impl Exchange {
             return Ok(0);
         }
         self.expects = false;
-        let taken = self.upload.take(bytes, &mut self.head).map_err(reason_of_body)?;
+        let taken = self.upload.take(bytes, self.copy.beginning()).map_err(reason_of_body)?;
         if self.upload.is_ended() {
             self.rules.request_ended();
         }
         Ok(taken)
+    }
+
+    /// What of the attempt's request the upstream was sent.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.upload.moved_bytes
+    }
+
+    /// Whether the client half-closed, and the upstream was told.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.half_closed
     }
 
     /// Whether the request came whole with its head.
@@ -173,7 +193,8 @@ impl Exchange {
     /// Gives back what an exchange that is over has kept.
     pub(super) fn clear(&mut self, context: &Context) {
         self.attempt = None;
-        context.ring.recycle(std::mem::take(&mut self.head));
+        let copy = std::mem::replace(&mut self.copy, Copy::new(Vec::new(), 0));
+        context.ring.recycle(copy.into_bytes());
     }
 
     pub(super) fn step(&mut self, client: &mut Transport, link: &Link<'_>) -> Turn {
@@ -188,6 +209,7 @@ impl Exchange {
                 return Turn::ClientGone;
             }
             let look = match &self.attempt {
+                None if self.retry_at > link.context.ring.now() => Look::Wait,
                 None => self.begin_attempt(link),
                 Some(attempt) if attempt.connecting => self.connect(link),
                 Some(_) => self.talk(client, link),
@@ -213,17 +235,19 @@ impl Exchange {
         let context = link.context;
         let now = context.clock();
         let picked = self.upstream.pick(now, &mut context.rng.borrow_mut(), self.avoid);
-        let Some(endpoint) = picked else {
+        let Some(pick) = picked else {
             return Look::Failed(Reason::NoEndpoint);
         };
+        let endpoint = pick.endpoint;
         self.rules.attempt_begun();
         self.upload_lost = false;
         self.half_closed = false;
         self.phase = Phase::New;
         self.taken_bytes = [0; 2];
+        self.retry_at = Duration::ZERO;
         let fresh = std::mem::replace(&mut self.fresh, false);
-        self.ledger.attempt_begun(context, self.upstream.index, endpoint, now);
-        match Attempt::begin(&self.upstream, endpoint, fresh, now, link) {
+        self.ledger.attempt_begun(context, self.upstream.index, endpoint, self.next, now);
+        match Attempt::begin(&self.upstream, pick, fresh, now, link) {
             Ok(attempt) => {
                 let connecting = attempt.connecting;
                 self.attempt = Some(attempt);
@@ -260,7 +284,7 @@ impl Exchange {
             return;
         };
         let mut out = link.context.ring.buffer();
-        out.extend_from_slice(&self.head);
+        out.extend_from_slice(self.copy.bytes());
         attempt.transport.send(Chunk::heap(out));
         attempt.transport.socket().receive(self.upstream.expects_small(attempt.endpoint));
         self.rules.request_sent();
@@ -280,7 +304,7 @@ impl Exchange {
         };
         if self.rules.response_has_begun() {
             let ring = &link.context.ring;
-            return match self.download.step(&mut attempt.transport, client, ring) {
+            return match self.download.step(&mut attempt.transport, client, None, ring) {
                 Pumped::Waiting => Look::Wait,
                 Pumped::Ended => self.finish(link),
                 Pumped::SinkLost => Look::Turn(Turn::ClientGone),
@@ -290,7 +314,7 @@ impl Exchange {
         }
         match self.read_answer(client, link) {
             Answered::NotYet => Look::Wait,
-            Answered::Interim => Look::Again,
+            Answered::Interim | Answered::Discarded => Look::Again,
             Answered::Head { whole: true } => self.finish(link),
             Answered::Head { whole: false } => Look::Again,
             Answered::Switched => Look::Turn(Turn::Tunnel),
@@ -316,14 +340,16 @@ impl Exchange {
         }
         self.expects = false;
         let ring = &link.context.ring;
-        let pumped = self.upload.step(client, &attempt.transport, ring);
-        if self.upload.moved_bytes > 0 {
+        let before = self.upload.moved_bytes;
+        let copy = self.keeps_body.then_some(&mut self.copy);
+        let pumped = self.upload.step(client, &attempt.transport, copy, ring);
+        let has_moved = self.upload.moved_bytes > before || pumped == Pumped::Ended;
+        if has_moved && !(self.keeps_body && self.copy.is_whole()) {
             self.rules.body_forwarded();
         }
         match pumped {
             Pumped::Waiting => None,
             Pumped::Ended => {
-                self.rules.body_forwarded();
                 self.rules.request_ended();
                 None
             }
@@ -352,7 +378,7 @@ impl Exchange {
     }
 
     /// Ends the attempt. `None`: the request is to be tried again.
-    fn fail(&mut self, reason: Reason, link: &Link<'_>) -> Option<Turn> {
+    pub(super) fn fail(&mut self, reason: Reason, link: &Link<'_>) -> Option<Turn> {
         let mut moved = self.moved();
         if self.attempt.as_ref().is_none_or(|attempt| attempt.connecting) {
             // What came with the head is counted as it is written, and nobody got it.
@@ -360,25 +386,71 @@ impl Exchange {
         }
         self.ledger.attempt_ended(link.context, Some(reason), moved);
         let endpoint = self.attempt.as_ref().map(|attempt| attempt.endpoint);
-        if let Some(mut attempt) = self.attempt.take()
-            && matches!(
-                reason,
-                Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed
-            )
-        {
-            attempt.load.unreachable(link.context.clock());
-        }
-        match self.rules.on_failure(reason) {
-            Verdict::Again => {
-                match reason {
-                    Reason::ReusedClosed => self.fresh = true,
-                    _ => self.avoid = endpoint.or(self.avoid),
-                }
-                None
+        if let Some(mut attempt) = self.attempt.take() {
+            if reason.retry() == Retry::NothingSent {
+                attempt.load.unreachable(link.context.clock());
             }
-            Verdict::Answer { close } => Some(Turn::Answer { reason, close }),
-            Verdict::Break => Some(Turn::Broken(reason)),
+            if reason.is_upstream_fault() {
+                attempt.load.judge(false, link.context);
+            }
         }
+        let is_requeue = match self.rules.on_failure(reason) {
+            Verdict::Again if reason == Reason::ReusedClosed => {
+                self.fresh = true;
+                true
+            }
+            Verdict::Again => {
+                self.avoid = endpoint.or(self.avoid);
+                self.upstream.retries.may_requeue(link.context.ring.now())
+            }
+            Verdict::Answer { .. } | Verdict::Break => false,
+        };
+        if is_requeue {
+            self.next = record::Attempt::Requeue;
+            return None;
+        }
+        // What never reached an endpoint has been tried again as often as that makes sense.
+        let outcome = Outcome::Failed { reason, nothing_sent: false };
+        if reason.retry() == Retry::ByClassifier && self.retry(outcome, endpoint, link) {
+            return None;
+        }
+        match self.rules.given_up(reason) {
+            Verdict::Answer { close } => Some(Turn::Answer { reason, close }),
+            Verdict::Break | Verdict::Again => Some(Turn::Broken(reason)),
+        }
+    }
+
+    /// Whether the request is to be sent once more by the service's rules; then all is set for it.
+    pub(super) fn retry(
+        &mut self,
+        outcome: Outcome,
+        endpoint: Option<usize>,
+        link: &Link<'_>,
+    ) -> bool {
+        let retries = &self.upstream.retries;
+        let class = retries.classify(self.rules.method, outcome);
+        if class != (Class::Failure { retryable: true }) || !self.rules.may_retry() {
+            return false;
+        }
+        let now = link.context.ring.now();
+        let delay = self.delays.next_delay(&mut link.context.rng.borrow_mut());
+        if now + delay >= self.request_deadline {
+            return false;
+        }
+        match retries.ask(self.retries, now) {
+            Grant::Granted => {}
+            Grant::NoMore => return false,
+            Grant::Exhausted => {
+                self.ledger.budget_exhausted(link.context);
+                return false;
+            }
+        }
+        self.retries += 1;
+        self.rules.retry_granted();
+        self.next = record::Attempt::Retry;
+        self.avoid = endpoint.or(self.avoid);
+        self.retry_at = if delay.is_zero() { Duration::ZERO } else { now + delay };
+        true
     }
 
     /// Minds what the client does while its request is out: more requests are kept, up to a bound;
@@ -420,101 +492,6 @@ impl Exchange {
         self.half_closed = true;
         self.rules.upstream_spent();
     }
-
-    fn current_phase(&self) -> Phase {
-        match &self.attempt {
-            _ if self.rules.response_has_begun() => Phase::Download,
-            Some(attempt) if attempt.connecting => Phase::Connect,
-            _ if self.upload.is_ended() || self.upload_lost => Phase::Answer,
-            _ if self.expects => Phase::Expect,
-            _ => Phase::Upload,
-        }
-    }
-
-    /// Sets the timer where the phase changed or a body moved.
-    fn set_deadline(&mut self, link: &Link<'_>) {
-        let phase = self.current_phase();
-        let moved_bytes = self.upload.moved_bytes + self.download.moved_bytes;
-        if phase == self.phase && moved_bytes == self.moved_bytes {
-            return;
-        }
-        self.phase = phase;
-        self.moved_bytes = moved_bytes;
-        self.extend_deadline(link);
-    }
-
-    fn extend_deadline(&mut self, link: &Link<'_>) {
-        let timeouts = &self.upstream.timeouts;
-        let after = match self.phase {
-            Phase::New => None,
-            Phase::Connect => Some(timeouts.connect),
-            Phase::Expect => Some(timeouts.expect),
-            Phase::Answer => timeouts.attempt,
-            Phase::Upload | Phase::Download => Some(link.router.timeouts.stall),
-        };
-        self.deadline = after.map_or(NEVER, |after| link.context.ring.now() + after);
-        match self.deadline.min(self.request_deadline) {
-            NEVER => link.timer.clear(),
-            deadline => link.timer.set(deadline),
-        }
-    }
-
-    /// A deadline has passed. `None`: the exchange goes on.
-    fn overdue(&mut self, client: &mut Transport, link: &Link<'_>) -> Option<Turn> {
-        let now = link.context.ring.now();
-        if now >= self.request_deadline {
-            return self.fail(Reason::RequestTimeout, link);
-        }
-        if now < self.deadline {
-            link.timer.set(self.deadline.min(self.request_deadline));
-            return None;
-        }
-        let phase = self.phase;
-        // Whatever goes on from here sets its deadline anew.
-        self.phase = Phase::New;
-        match phase {
-            Phase::New => None,
-            Phase::Connect => self.fail(Reason::ConnectTimeout, link),
-            Phase::Answer => self.fail(Reason::AttemptTimeout, link),
-            Phase::Expect => {
-                let mut out = link.context.ring.buffer();
-                encode::continue_100(&mut out);
-                client.send(Chunk::heap(out));
-                self.expects = false;
-                client.socket().receive(true);
-                None
-            }
-            Phase::Upload => {
-                let upstream = self.attempt.as_ref().map(|attempt| &attempt.transport);
-                match upstream {
-                    Some(upstream) if !upstream.progress().all_sent => {
-                        let taken_bytes = upstream.socket().acknowledged_bytes();
-                        match takes(&mut self.taken_bytes[0], taken_bytes) {
-                            true => None,
-                            false => self.fail(Reason::AttemptTimeout, link),
-                        }
-                    }
-                    _ => self.fail(Reason::ClientTimeout, link),
-                }
-            }
-            Phase::Download if client.progress().all_sent => {
-                self.fail(Reason::AttemptTimeout, link)
-            }
-            Phase::Download => {
-                let taken_bytes = client.socket().acknowledged_bytes();
-                match takes(&mut self.taken_bytes[1], taken_bytes) {
-                    true => None,
-                    false => Some(Turn::ClientGone),
-                }
-            }
-        }
-    }
-}
-
-/// Whether a slow peer has taken anything since this was last asked: a large buffer takes long to
-/// leave through a narrow path.
-fn takes(before: &mut u64, taken_bytes: u64) -> bool {
-    std::mem::replace(before, taken_bytes) < taken_bytes
 }
 
 fn reason_of_body(error: BodyError) -> Reason {

@@ -19,6 +19,16 @@ pub(super) struct Bytes {
     pub(super) response: u64,
 }
 
+/// An upstream's final answer.
+#[derive(Clone, Copy)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// It came with all of its body.
+    pub(super) whole: bool,
+    /// The classifier says so.
+    pub(super) is_failure: bool,
+}
+
 #[derive(Default)]
 pub(super) struct Ledger {
     server: u32,
@@ -32,6 +42,8 @@ pub(super) struct Ledger {
     retries: u32,
     /// Of the upstream's final answer; 0 before that.
     status: u16,
+    /// The classifier takes that answer for a failure.
+    is_failure: bool,
     /// The answer's body did not come whole with its head.
     streams: bool,
     /// When the last attempt ended.
@@ -67,11 +79,14 @@ impl Ledger {
         context: &Context,
         service: usize,
         endpoint: usize,
+        attempt: Attempt,
         now: Duration,
     ) {
         debug_assert!(self.attempt.is_none(), "one attempt at a time");
-        let attempt = if self.attempts == 0 { Attempt::First } else { Attempt::Requeue };
+        debug_assert_eq!(self.attempts == 0, attempt == Attempt::First);
         self.attempts += 1;
+        self.retries += u32::from(attempt == Attempt::Retry);
+        (self.status, self.is_failure) = (0, false);
         let Some(target) = &self.target else { return };
         let endpoint = target.endpoints[endpoint];
         context.record(|recorder| {
@@ -89,10 +104,17 @@ impl Ledger {
         }
     }
 
-    /// The final answer's head has come, at `now`; `whole` with all of its body.
-    pub(super) fn answered(&mut self, now: Duration, status: u16, whole: bool) {
-        self.status = status;
-        self.streams = !whole;
+    /// A retry would have been made if the service's budget allowed it.
+    pub(super) fn budget_exhausted(&self, context: &Context) {
+        if let Some(target) = &self.target {
+            context.record(|recorder| recorder.budget_exhausted(target.id));
+        }
+    }
+
+    /// The final answer's head has come, at `now`.
+    pub(super) fn answered(&mut self, now: Duration, answer: Answer) {
+        (self.status, self.is_failure) = (answer.status, answer.is_failure);
+        self.streams = !answer.whole;
         if let Some(attempt) = &mut self.attempt {
             attempt.first_byte = Some(now);
             self.away += now.saturating_sub(attempt.began);
@@ -118,7 +140,7 @@ impl Ledger {
         let answered = attempt.first_byte.is_some();
         let end = AttemptEnd {
             status: answered.then_some(self.status),
-            failure: cause(reason, self.status),
+            failure: self.cause(reason),
             latency: now.saturating_sub(attempt.began),
             request_bytes: bytes.request,
             response_bytes: bytes.response,
@@ -148,7 +170,7 @@ impl Ledger {
             status: status.unwrap_or(self.status),
             failure: match status {
                 Some(_) => reason.map(Cause::Reason),
-                None => cause(reason, self.status),
+                None => self.cause(reason),
             },
             latency,
             proxy_latency: latency.saturating_sub(self.away),
@@ -161,6 +183,10 @@ impl Ledger {
         context.record(|recorder| recorder.request_ended(self.server, target, &end));
     }
 
+    fn cause(&self, reason: Option<Reason>) -> Option<Cause> {
+        reason.map(Cause::Reason).or_else(|| self.is_failure.then_some(Cause::UpstreamStatus))
+    }
+
     /// What of an answer the client had when it ended early: its status, or 499.
     pub(super) fn status_when_gone(&self) -> u16 {
         match self.status {
@@ -168,8 +194,4 @@ impl Ledger {
             status => status,
         }
     }
-}
-
-fn cause(reason: Option<Reason>, status: u16) -> Option<Cause> {
-    reason.map(Cause::Reason).or_else(|| Cause::of_status(status))
 }

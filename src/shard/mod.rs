@@ -9,15 +9,19 @@
 //! request), `pump` (a body), `tunnel`, `upstream` (balancer and pools), `transport` (bytes),
 //! `ledger` and `report` (what telemetry is told).
 
+mod accept;
+mod accrual;
 mod attempt;
 mod connection;
 mod context;
+mod deadlines;
 mod exchange;
 mod ledger;
 mod listener;
 mod peers;
 mod pump;
 mod report;
+mod retries;
 mod transport;
 mod tunnel;
 mod upstream;
@@ -26,11 +30,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
 
+pub use self::accrual::{Accrual, accruals};
 pub use self::peers::Peers;
 pub use self::report::Reporting;
 
@@ -46,6 +51,8 @@ const GLOMMIO_IO_BYTES: usize = 64 << 10;
 pub const MAILBOX_CAPACITY: usize = 256;
 /// How often the keeper looks at the pools though nothing disturbed it.
 const KEEPER_PERIOD: Duration = Duration::from_secs(1);
+/// How often policies look at what the whole process has seen (DESIGN section 3).
+const REFRESH_PERIOD: Duration = Duration::from_millis(100);
 
 /// A shard's listening sockets, with the index of the server that each belongs to: the
 /// configuration's, router by router.
@@ -54,10 +61,20 @@ pub type Listeners = Vec<(OwnedFd, usize)>;
 /// What a shard is started with besides the configuration.
 pub struct Given {
     pub listeners: Listeners,
-    /// Where each server came to listen, in the order of their indices.
-    pub addresses: Arc<[SocketAddr]>,
+    pub process: Process,
     /// `None`: `telemetry: off`.
     pub reporting: Option<Reporting>,
+}
+
+/// What all shards of a process have in common.
+#[derive(Clone)]
+pub struct Process {
+    /// What times are since.
+    pub started: Instant,
+    /// Where each server came to listen, in the order of their indices.
+    pub addresses: Arc<[SocketAddr]>,
+    /// One for each service.
+    pub accruals: Arc<[Arc<Accrual>]>,
 }
 
 /// A running shard, as the supervisor holds it.
@@ -114,9 +131,8 @@ async fn run(
         spin: settings.spin,
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
-    let Given { listeners, addresses, reporting } = given;
-    let context =
-        Context::new(number, peers, ring.clone(), settings, config, &addresses, reporting);
+    let Given { listeners, process, reporting } = given;
+    let context = Context::new(number, peers, ring.clone(), settings, config, &process, reporting);
     let context = context.map_err(|error| format!("an endpoint's address: {error}"))?;
     let context = Rc::new(context);
     for (socket, server) in listeners {
@@ -124,6 +140,7 @@ async fn run(
         ring.spawn(listener::accept(context.clone(), server, socket, hold));
     }
     ring.spawn(keep_pools(context.clone()));
+    ring.spawn(refresh_policies(context.clone()));
     if let Some(reporter) = &context.reporter {
         ring.spawn(report::report(context.clone(), reporter.clone()));
     }
@@ -147,6 +164,20 @@ async fn keep_pools(context: Rc<Context>) {
         if due || !context.ring.take_disturbed().is_empty() {
             let now = context.ring.now();
             context.upstreams.iter().for_each(|upstream| upstream.sweep(now));
+        }
+        ring::wait().await;
+    }
+}
+
+/// Brings together what each shard has seen of its endpoints, ten times a second.
+async fn refresh_policies(context: Rc<Context>) {
+    let waker = ring::current_waker().await;
+    let timer = context.ring.timer(waker);
+    timer.set(context.ring.now() + REFRESH_PERIOD);
+    loop {
+        if timer.has_fired() {
+            timer.set(context.ring.now() + REFRESH_PERIOD);
+            context.upstreams.iter().for_each(|upstream| upstream.look_at_rates(&context));
         }
         ring::wait().await;
     }

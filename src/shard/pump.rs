@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::transport::Transport;
 use crate::http::Framing;
 use crate::http1::{BodyDecoder, BodyEncoder, BodyError};
-use crate::ring::{Chunk, End, Lease, PIECE_BYTES, Ring};
+use crate::ring::{Charge, Chunk, End, Lease, PIECE_BYTES, Ring};
 
 /// Up to here a body is received in pieces even though its length is known.
 const SMALL_BODY_BYTES: u64 = 4 * PIECE_BYTES as u64;
@@ -20,6 +20,57 @@ const USUAL_BYTES: usize = 120 << 10;
 
 /// What framing takes of a lease.
 const ROOM: usize = BodyEncoder::HEADROOM + BodyEncoder::TAILROOM;
+
+/// A copy of what is sent on, to be sent again: whole up to its limit, and none beyond it.
+pub(super) struct Copy {
+    bytes: Vec<u8>,
+    left_bytes: usize,
+    is_whole: bool,
+    /// Beyond the usual size it counts against the shard's budget.
+    charge: Option<Charge>,
+}
+
+impl Copy {
+    /// Begins with `bytes`, and takes `limit_bytes` more.
+    pub(super) fn new(bytes: Vec<u8>, limit_bytes: usize) -> Copy {
+        Copy { bytes, left_bytes: limit_bytes, is_whole: true, charge: None }
+    }
+
+    /// Of no meaning where it is not whole.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// For what is part of the copy before anything is sent, whatever its size.
+    pub(super) fn beginning(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn add(&mut self, bytes: &[u8], ring: &Ring) {
+        if !self.is_whole {
+            return;
+        }
+        if bytes.len() > self.left_bytes || ring.is_out_of_budget() {
+            self.is_whole = false;
+            self.charge = None;
+            ring.recycle(std::mem::take(&mut self.bytes));
+            return;
+        }
+        self.left_bytes -= bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.capacity() > 2 * PIECE_BYTES {
+            self.charge.get_or_insert_with(|| ring.charge()).set(self.bytes.capacity());
+        }
+    }
+}
 
 /// Where a pump stands after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +134,14 @@ impl Pump {
         Ok(payload.consumed)
     }
 
-    /// Moves what can be moved.
-    pub(super) fn step(&mut self, from: &mut Transport, to: &Transport, ring: &Ring) -> Pumped {
+    /// Moves what can be moved, and adds it to a copy.
+    pub(super) fn step(
+        &mut self,
+        from: &mut Transport,
+        to: &Transport,
+        mut copy: Option<&mut Copy>,
+        ring: &Ring,
+    ) -> Pumped {
         if self.ended {
             return Pumped::Ended;
         }
@@ -98,8 +155,10 @@ impl Pump {
                 break;
             }
             let moved = match from.take_filled() {
-                Some((lease, range)) => self.forward_lease(lease, range, from, to),
-                None if from.has_input() => self.forward_input(from, to, ring),
+                Some((lease, range)) => {
+                    self.forward_lease((lease, range), from, to, copy.as_deref_mut(), ring)
+                }
+                None if from.has_input() => self.forward_input(from, to, copy.as_deref_mut(), ring),
                 None => break,
             };
             if let Err(error) = moved {
@@ -129,6 +188,7 @@ impl Pump {
         &mut self,
         from: &mut Transport,
         to: &Transport,
+        copy: Option<&mut Copy>,
         ring: &Ring,
     ) -> Result<(), BodyError> {
         let mut out = ring.buffer();
@@ -136,16 +196,20 @@ impl Pump {
             Ok(consumed) => (consumed, Ok(())),
             Err(error) => (bytes.len(), Err(error)),
         })?;
+        if let Some(copy) = copy {
+            copy.add(&out, ring);
+        }
         to.send(Chunk::heap(out));
         Ok(())
     }
 
     fn forward_lease(
         &mut self,
-        mut lease: Lease,
-        range: Range<usize>,
+        (mut lease, range): (Lease, Range<usize>),
         from: &mut Transport,
         to: &Transport,
+        mut copy: Option<&mut Copy>,
+        ring: &Ring,
     ) -> Result<(), BodyError> {
         // What comes in small amounts again does not need a large buffer to wait in.
         self.large = self.exact || range.len() >= PIECE_BYTES;
@@ -161,12 +225,18 @@ impl Pump {
         let trailers = self.take_trailers();
         let data = range.start + payload.data.start..range.start + payload.data.end;
         let framed = self.encoder.encode(&mut lease, data, self.ended, trailers.as_deref());
+        if let Some(copy) = &mut copy {
+            copy.add(&lease[framed.clone()], ring);
+        }
         if !framed.is_empty() {
             to.send(Chunk::Lease { lease, start: framed.start, end: framed.end });
         }
         if trailers.is_some() {
             let mut out = Vec::new();
             self.encoder.encode_into(&mut out, &[], true, trailers.as_deref());
+            if let Some(copy) = copy {
+                copy.add(&out, ring);
+            }
             to.send(Chunk::heap(out));
         }
         Ok(())

@@ -84,7 +84,7 @@ impl Reporter {
         gauges.services.clear();
         gauges.nodes.clear();
         for upstream in context.upstreams.iter() {
-            gauges.services.push(upstream.gauges());
+            gauges.services.push(upstream.gauges(context.ring.now()));
             upstream.nodes(now, &mut gauges.nodes);
         }
         let stats = context.ring.take_stats();

@@ -41,8 +41,8 @@ impl Tunnel {
         if link.timer.has_fired() && self.moved_bytes == Some(moved_bytes) {
             return Turn::ClientGone;
         }
-        let up = self.up.step(client, &self.upstream, ring);
-        let down = self.down.step(&mut self.upstream, client, ring);
+        let up = self.up.step(client, &self.upstream, None, ring);
+        let down = self.down.step(&mut self.upstream, client, None, ring);
         for pumped in [up, down] {
             match pumped {
                 Pumped::Waiting | Pumped::Ended => {}

@@ -8,17 +8,22 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use socket2::SockAddr;
 
+use super::accrual::{Accrual, Seen};
+use super::context::Context;
 use super::report::Meter;
+use super::retries::Retries;
 use super::transport::Transport;
 use crate::config::{self, Address, UpstreamTimeouts};
+use crate::policy::accrual::Report;
 use crate::policy::{Balancer, Kind, Rng};
 use crate::ring::{Ring, Socket};
-use crate::telemetry::record::{EndpointState, NodeGauges, ServiceGauges};
+use crate::telemetry::record::{EndpointState, NodeGauges, ServiceCounts, ServiceGauges};
 
 /// Small answers in a row after which a pooled connection is armed for many receives: one
 /// submission less per request, where a large answer would come in pieces and cost a cancel.
@@ -28,6 +33,16 @@ pub(super) struct Endpoint {
     address: SockAddr,
     idle: RefCell<Vec<Idle>>,
     small_answers: Cell<u8>,
+    /// Successes and failures since the accrual was told; for success rates alone.
+    judged: Cell<(u32, u32)>,
+}
+
+/// The endpoint for an attempt.
+#[derive(Clone, Copy)]
+pub(super) struct Pick {
+    pub(super) endpoint: usize,
+    /// The attempt finds out whether the endpoint is back.
+    pub(super) is_probe: bool,
 }
 
 struct Idle {
@@ -47,6 +62,10 @@ pub(super) struct Upstream {
     pub(super) name: String,
     pub(super) timeouts: UpstreamTimeouts,
     balancer: RefCell<Balancer>,
+    pub(super) retries: Retries,
+    accrual: Arc<Accrual>,
+    /// What the balancer knows of the accrual.
+    seen: Cell<Seen>,
     endpoints: Vec<Endpoint>,
     /// Of this shard's, over all endpoints.
     max_idle: usize,
@@ -59,6 +78,7 @@ impl Upstream {
     pub(super) fn new(
         index: usize,
         service: &config::Service,
+        accrual: Arc<Accrual>,
         shards: usize,
     ) -> io::Result<Upstream> {
         let kind = match service.balancer {
@@ -75,6 +95,7 @@ impl Upstream {
                 },
                 idle: RefCell::default(),
                 small_answers: Cell::new(0),
+                judged: Cell::default(),
             })
         });
         Ok(Upstream {
@@ -82,6 +103,9 @@ impl Upstream {
             name: service.name.clone(),
             timeouts: service.timeouts.clone(),
             balancer: RefCell::new(Balancer::new(kind, &weights)),
+            retries: Retries::new(&service.retries, shards),
+            accrual,
+            seen: Cell::new(Seen::NOTHING),
             endpoints: endpoints.collect::<io::Result<_>>()?,
             max_idle: (service.pool.max_idle / shards).max(1),
             idle_timeout: service.pool.idle,
@@ -89,8 +113,76 @@ impl Upstream {
         })
     }
 
-    pub(super) fn pick(&self, now: Duration, rng: &mut Rng, avoid: Option<usize>) -> Option<usize> {
-        self.balancer.borrow_mut().pick(now, rng, avoid)
+    /// The endpoint for an attempt; none where there are none. `now` by the process's clock.
+    pub(super) fn pick(&self, now: Duration, rng: &mut Rng, avoid: Option<usize>) -> Option<Pick> {
+        self.look_at_accrual();
+        if now >= self.seen.get().probe_at
+            && let Some(endpoint) = self.accrual.try_probe(avoid)
+        {
+            return Some(Pick { endpoint, is_probe: true });
+        }
+        let picked = self.balancer.borrow_mut().pick(now, rng, avoid);
+        picked.map(|endpoint| Pick { endpoint, is_probe: false })
+    }
+
+    /// Brings the balancer up to date with what any shard has decided.
+    fn look_at_accrual(&self) {
+        let Some(seen) = self.accrual.changed_since(self.seen.get()) else { return };
+        self.seen.set(seen);
+        let mut balancer = self.balancer.borrow_mut();
+        for endpoint in 0..self.endpoints.len() {
+            let is_available = self.accrual.state(endpoint) == EndpointState::Available;
+            balancer.set_available(endpoint, is_available);
+        }
+    }
+
+    /// What came of an attempt, for the accrual.
+    fn judge(&self, endpoint: usize, success: bool, context: &Context) {
+        if self.accrual.watches_rates() {
+            let (successes, failures) = self.endpoints[endpoint].judged.get();
+            let judged = match success {
+                true => (successes.saturating_add(1), failures),
+                false => (successes, failures.saturating_add(1)),
+            };
+            self.endpoints[endpoint].judged.set(judged);
+        } else if success {
+            self.accrual.succeeded(endpoint);
+        } else if self.accrual.failed(endpoint) {
+            self.count(context, |counts| counts.removals += 1);
+            tracing::info!(service = self.name, endpoint, "ejected");
+        }
+    }
+
+    fn probed(&self, endpoint: usize, success: bool, context: &Context) {
+        let report = if success { Report::Succeeded } else { Report::Failed };
+        if let Some(lasted) = self.accrual.report(endpoint, report) {
+            tracing::info!(service = self.name, endpoint, ?lasted, "back");
+            self.count(context, |counts| {
+                counts.revivals += 1;
+                counts.removed_for_us += lasted.as_micros() as u64;
+            });
+        }
+    }
+
+    /// Tells the accrual what was seen since the last time; the first shard also decides.
+    pub(super) fn look_at_rates(&self, context: &Context) {
+        if !self.accrual.watches_rates() {
+            return;
+        }
+        for (at, endpoint) in self.endpoints.iter().enumerate() {
+            let (successes, failures) = endpoint.judged.take();
+            if successes + failures > 0 {
+                self.accrual.add(at, successes, failures);
+            }
+        }
+        if context.number == 0 {
+            let ejected = self.accrual.look();
+            self.count(context, |counts| counts.removals += ejected);
+        }
+    }
+
+    fn count(&self, context: &Context, count: impl FnOnce(&mut ServiceCounts)) {
+        context.record(|recorder| count(recorder.service(self.index)));
     }
 
     /// A pooled connection to an endpoint that is fit for use.
@@ -159,7 +251,8 @@ impl Upstream {
     }
 
     /// The balancer and the pool as they are now.
-    pub(super) fn gauges(&self) -> ServiceGauges {
+    pub(super) fn gauges(&self, now: Duration) -> ServiceGauges {
+        self.look_at_accrual();
         let balancer = self.balancer.borrow();
         let load = (0..balancer.len()).map(|at| u64::from(balancer.pending(at))).sum();
         let idle = self.idle_count.get() as u64;
@@ -170,6 +263,7 @@ impl Upstream {
             // An attempt and a tunnel have one connection each.
             pool_size: idle + load,
             pool_cached: idle,
+            retry_budget: self.retries.balance(now),
             ..ServiceGauges::default()
         }
     }
@@ -180,10 +274,7 @@ impl Upstream {
         out.extend((0..balancer.len()).map(|at| NodeGauges {
             load: u64::from(balancer.pending(at)),
             ewma_us: balancer.latency(at, now).map_or(0, |it| it.as_micros() as u64),
-            state: match balancer.is_available(at) {
-                true => EndpointState::Available,
-                false => EndpointState::Ejected,
-            },
+            state: self.accrual.state(at),
         }));
     }
 
@@ -197,15 +288,28 @@ impl Upstream {
 pub(super) struct Load {
     upstream: Rc<Upstream>,
     endpoint: usize,
+    /// It owes the accrual a report.
+    is_probe: bool,
     started: Duration,
     /// When the attempt was decided, and the latency that the balancer is told.
     outcome: Option<(Duration, Duration)>,
 }
 
 impl Load {
-    pub(super) fn new(upstream: &Rc<Upstream>, endpoint: usize, now: Duration) -> Load {
+    pub(super) fn new(upstream: &Rc<Upstream>, pick: Pick, now: Duration) -> Load {
+        let Pick { endpoint, is_probe } = pick;
         upstream.balancer.borrow_mut().started(endpoint);
-        Load { upstream: upstream.clone(), endpoint, started: now, outcome: None }
+        Load { upstream: upstream.clone(), endpoint, is_probe, started: now, outcome: None }
+    }
+
+    /// The attempt is a success or the endpoint's failure, as far as is known. Said when the
+    /// answer's head comes, and once more where it breaks off after that; not at all where the
+    /// client is to blame.
+    pub(super) fn judge(&mut self, success: bool, context: &Context) {
+        match std::mem::replace(&mut self.is_probe, false) {
+            true => self.upstream.probed(self.endpoint, success, context),
+            false => self.upstream.judge(self.endpoint, success, context),
+        }
     }
 
     /// The answer's head has come.
@@ -222,6 +326,9 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
+        if self.is_probe {
+            self.upstream.accrual.report(self.endpoint, Report::Lost);
+        }
         let now = self.outcome.map_or(self.started, |(now, _)| now);
         let latency = self.outcome.map(|(_, latency)| latency);
         self.upstream.balancer.borrow_mut().finished(self.endpoint, now, latency);

@@ -23,7 +23,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::control::{Command, Event};
 use crate::ring::{self, MailboxSender};
-use crate::shard::{self, Given, Listeners, Peers, Reporting, Shard};
+use crate::shard::{self, Given, Listeners, Peers, Process, Reporting, Shard};
 use crate::telemetry::collect::{self, Inlet};
 use crate::telemetry::exporters::Made;
 use crate::telemetry::layout::{Layout, Registry, ServerName, ServiceFacts, Topology};
@@ -72,8 +72,13 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     });
     let control =
         ControlThread::start(&config, state.clone(), collector, options.exporters, events.clone())?;
-    let (commands, shards) =
-        start_shards(&config, listeners, addresses.clone().into(), reporting, &events)?;
+    let started = Instant::now();
+    let process = Process {
+        started,
+        addresses: addresses.clone().into(),
+        accruals: shard::accruals(&config, started),
+    };
+    let (commands, shards) = start_shards(&config, listeners, process, reporting, &events)?;
     await_ready(&inbox, shards.len())?;
     state.set_ready(true);
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
@@ -110,7 +115,7 @@ type Commands = MailboxSender<Command>;
 fn start_shards(
     config: &Arc<Config>,
     listeners: Vec<Listeners>,
-    addresses: Arc<[SocketAddr]>,
+    process: Process,
     reporting: Vec<Option<Reporting>>,
     events: &Sender<Event>,
 ) -> Result<(Vec<Commands>, Vec<Shard>), RunError> {
@@ -127,7 +132,7 @@ fn start_shards(
     let mut shards = Vec::new();
     let given = listeners.into_iter().zip(reporting).map(|(listeners, reporting)| Given {
         listeners,
-        addresses: addresses.clone(),
+        process: process.clone(),
         reporting,
     });
     for (number, (given, mailbox)) in given.zip(mailboxes).enumerate() {

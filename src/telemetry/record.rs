@@ -28,8 +28,8 @@ use crate::http::Reason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     Reason(Reason),
-    /// The upstream answered, with a status of 500 or more.
-    Upstream5xx,
+    /// The upstream answered, with a status that the service's classifier calls a failure.
+    UpstreamStatus,
 }
 
 impl Cause {
@@ -38,18 +38,13 @@ impl Cause {
     pub fn index(self) -> u32 {
         match self {
             Cause::Reason(reason) => reason as u32,
-            Cause::Upstream5xx => Reason::ALL.len() as u32,
+            Cause::UpstreamStatus => Reason::ALL.len() as u32,
         }
     }
 
     /// The label of an index.
     pub fn label(index: u32) -> &'static str {
-        Reason::ALL.get(index as usize).map_or("upstream_5xx", |reason| reason.label())
-    }
-
-    /// What an answer of the upstream's counts as.
-    pub fn of_status(status: u16) -> Option<Cause> {
-        (status >= 500).then_some(Cause::Upstream5xx)
+        Reason::ALL.get(index as usize).map_or("upstream_status", |reason| reason.label())
     }
 }
 
@@ -437,6 +432,11 @@ impl Recorder {
         }
         now.samples.record(of(TargetSeries::Latency), latency);
         now.samples.record(of(TargetSeries::RetriesPerRequest), u64::from(end.retries));
+    }
+
+    /// A retry was called for, and its service's budget used up.
+    pub fn budget_exhausted(&mut self, target: u32) {
+        self.now.targets[target as usize].budget_exhausted += 1;
     }
 
     /// A connection to an endpoint is being made for a target.

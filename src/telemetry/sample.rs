@@ -65,7 +65,7 @@ fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {
     recorder.upstream_connected(target, Duration::from_micros(120));
     for n in 0..500u64 {
         let latency = Duration::from_micros(200 * (n + 1));
-        let failure = (n % 100 == 50).then_some(Cause::Upstream5xx);
+        let failure = (n % 100 == 50).then_some(Cause::UpstreamStatus);
         let status = if failure.is_some() { 503 } else { 200 };
         recorder.request_begun(0);
         recorder.routed(target);

@@ -88,13 +88,17 @@ impl Ejection {
     }
 
     pub fn counts(&self, now: Duration) -> Counts {
-        let lasting = match self.state {
+        Counts { removed_for: self.counts.removed_for + self.out_for(now), ..self.counts }
+    }
+
+    /// How long a removal that still lasts has taken; zero for a living endpoint.
+    pub fn out_for(&self, now: Duration) -> Duration {
+        match self.state {
             EjectionState::Alive => Duration::ZERO,
             EjectionState::Ejected { .. } | EjectionState::Probing => {
                 now.saturating_sub(self.removed_at)
             }
-        };
-        Counts { removed_for: self.counts.removed_for + lasting, ..self.counts }
+        }
     }
 
     /// Takes a living endpoint out of service, until the time that is returned; none where it is

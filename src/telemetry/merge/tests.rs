@@ -37,7 +37,7 @@ fn two_shards_make_one_whole() {
         let counts = server.counts;
         assert_eq!((counts.requests, counts.success, counts.failures), (1_003, 990, 12));
         assert_eq!(server.gauges.pending, 1);
-        assert_eq!(server.failures.get("upstream_5xx"), 10);
+        assert_eq!(server.failures.get("upstream_status"), 10);
         assert_eq!(server.failures.get("bad_request"), 1);
         assert_eq!(server.status.get("404"), 1);
         assert_eq!(server.latency.count(), 1_001);

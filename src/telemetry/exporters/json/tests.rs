@@ -45,7 +45,7 @@ fn flat_names_have_the_values_of_the_state() {
         let at = |key: &str| document[&format!("{SERVER}/{key}")].to_string();
         assert_eq!(at("requests"), "1003");
         assert_eq!(at("failures"), "12");
-        assert_eq!(at("failures/upstream_5xx"), "10");
+        assert_eq!(at("failures/upstream_status"), "10");
         assert_eq!(at("status/503"), "10");
         assert_eq!(at("status/5XX"), "10");
         assert_eq!(at("pending"), "1.0");

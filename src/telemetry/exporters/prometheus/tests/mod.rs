@@ -51,7 +51,7 @@ fn values_are_the_states() {
     let server = [("router", "http"), ("server", "127.0.0.1:4140")];
     let value = |name: &str, labels: &[(&str, &str)]| read::series(&text, name, labels).clone();
     assert_eq!(value("ringlane_server_requests_total", &server), Reading::Number(1_003.0));
-    let reason = [server[0], server[1], ("reason", "upstream_5xx")];
+    let reason = [server[0], server[1], ("reason", "upstream_status")];
     assert_eq!(value("ringlane_server_failures_total", &reason), Reading::Number(10.0));
     let code = [server[0], server[1], ("code", "404")];
     assert_eq!(value("ringlane_server_responses_total", &code), Reading::Number(1.0));

@@ -105,7 +105,7 @@ fn layout(services: usize, endpoints: usize) -> Arc<Layout> {
 fn request(recorder: &mut Recorder, target: u32, endpoint: u32, n: u64) {
     let spread = (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / f64::from(1 << 24);
     let latency = Duration::from_micros((200.0 * 1_000f64.powf(spread)) as u64);
-    let failure = (n % 50 == 7).then_some(Cause::Upstream5xx);
+    let failure = (n % 50 == 7).then_some(Cause::UpstreamStatus);
     let status = if failure.is_some() { 502 } else { 200 };
     let (request_bytes, response_bytes) = (n % 300, n % 20_000);
     recorder.request_begun(0);

@@ -1,0 +1,104 @@
+//! A complete head: where its request goes, or what it is answered with from here.
+
+use super::context::Context;
+use super::exchange::{Exchange, Link};
+use super::ledger::{Bytes, Ledger};
+use crate::http::{Framing, Method, PeerText, Reason, Request, Version};
+use crate::http1::encode;
+
+/// What the head of a request came to.
+pub(super) enum Head {
+    Partial,
+    Exchange(Box<Exchange>),
+    /// It is no head, or too large for one.
+    Malformed(Reason),
+    /// Answered here, by what is in the buffer.
+    Local {
+        answer: Vec<u8>,
+        close: bool,
+    },
+    Refused {
+        reason: Reason,
+        close: bool,
+        head_only: bool,
+    },
+}
+
+/// Bytes of the body of an answer of our own.
+pub(super) fn error_bytes(reason: Reason, head_only: bool) -> u64 {
+    if head_only { 0 } else { reason.text().len() as u64 + 1 }
+}
+
+/// Bytes of the body of a whole answer.
+fn body_bytes(answer: &[u8]) -> u64 {
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    head.map_or(0, |head| (answer.len() - head - 4) as u64)
+}
+
+/// A complete head that is answered with a reason of ours.
+pub(super) fn refused(
+    mut ledger: Ledger,
+    reason: Reason,
+    close: bool,
+    head_only: bool,
+    context: &Context,
+) -> Head {
+    let bytes = Bytes { request: 0, response: error_bytes(reason, head_only) };
+    ledger.ended(context, Some(reason), Some(reason.status()), bytes);
+    Head::Refused { reason, close, head_only }
+}
+
+/// Where a request goes, or why it goes nowhere.
+pub(super) fn accept(
+    request: &Request<'_, '_>,
+    peer: &PeerText,
+    server: u32,
+    link: &Link<'_>,
+) -> Head {
+    let (context, router) = (link.context, link.router);
+    let mut ledger = Ledger::begin(context, server);
+    let has_body =
+        request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
+    // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
+    let persistent = request.facts.persistent && request.version == Version::Http11;
+    let close = !persistent || has_body || context.is_closing();
+    let head_only = request.method == Method::Head;
+    let refused = |ledger, reason, close| refused(ledger, reason, close, head_only, context);
+    if request.method == Method::Connect {
+        return refused(ledger, Reason::MethodNotAllowed, true);
+    }
+    if request.is_for_us() {
+        let mut answer = context.ring.buffer();
+        encode::local_answer(&mut answer, request, close);
+        let bytes = Bytes { request: 0, response: body_bytes(&answer) };
+        ledger.ended(context, None, Some(200), bytes);
+        return Head::Local { answer, close };
+    }
+    if let (Framing::Length(bytes), Some(max)) = (request.facts.framing, router.max_body_bytes)
+        && bytes > max
+    {
+        return refused(ledger, Reason::BodyTooLarge, true);
+    }
+    let service = match router.table.find(request.host, request.target.path) {
+        Err(_) => return refused(ledger, Reason::BadRequest, true),
+        Ok(None) => return refused(ledger, Reason::NoRoute, close),
+        Ok(Some(service)) => service,
+    };
+    let asks_upgrade = request.upgrade_token().is_some_and(|token| {
+        router.upgrades.iter().any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
+    });
+    let mut head = context.ring.buffer();
+    encode::request(&mut head, request, &router.rules, peer, asks_upgrade);
+    encode::end(&mut head);
+    let upstream = router.upstreams[service].clone();
+    upstream.retries.deposit(context.ring.now());
+    ledger.routed(context, router.targets[service].as_ref());
+    let exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, link);
+    Head::Exchange(match context.spare.borrow_mut().pop() {
+        Some(mut spare) => {
+            *spare = exchange;
+            spare
+        }
+        None => Box::new(exchange),
+    })
+}
