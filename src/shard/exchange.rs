@@ -239,6 +239,9 @@ impl Exchange {
             return Look::Failed(Reason::NoEndpoint);
         };
         let endpoint = pick.endpoint;
+        if pick.is_probe {
+            self.upstream.count(context, |counts| counts.probes += 1);
+        }
         self.rules.attempt_begun();
         self.upload_lost = false;
         self.half_closed = false;

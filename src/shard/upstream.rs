@@ -181,7 +181,8 @@ impl Upstream {
         }
     }
 
-    fn count(&self, context: &Context, count: impl FnOnce(&mut ServiceCounts)) {
+    /// Counts what its policies did.
+    pub(super) fn count(&self, context: &Context, count: impl FnOnce(&mut ServiceCounts)) {
         context.record(|recorder| count(recorder.service(self.index)));
     }
 

@@ -1,0 +1,240 @@
+//! Endpoints that fail are left alone, over all shards at once, and come back by a single probe.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, Metrics, Origin, Proxy, Wire, both, config, eventually, ok};
+
+const CLIENT: &str = "rt/http/client/web";
+
+/// An origin that can be told to fail, and counts what it is asked.
+struct Switch {
+    origin: Origin,
+    fails: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Switch {
+    fn start(fails: bool) -> Switch {
+        let (fails, asked) = (Arc::new(AtomicBool::new(fails)), Arc::<AtomicUsize>::default());
+        let (now_fails, count) = (fails.clone(), asked.clone());
+        let origin = Origin::answering(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            match now_fails.load(Ordering::SeqCst) {
+                true => b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                false => ok("fine"),
+            }
+        });
+        Switch { origin, fails, asked }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.origin.address
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, fails: bool) {
+        self.fails.store(fails, Ordering::SeqCst);
+    }
+}
+
+fn proxy(endpoints: &[SocketAddr], rules: &str, cores: &str) -> Proxy {
+    let service = format!("balancer: {{kind: round_robin}}\n{rules}");
+    let yaml = config(endpoints, "", &service);
+    Proxy::start(&format!("telemetry: {{flush_interval_ms: 20}}\n{yaml}"), cores)
+}
+
+fn accrual(metrics: &Metrics, key: &str) -> u64 {
+    metrics.get(&format!("{CLIENT}/failure_accrual/{key}"))
+}
+
+/// One request each over some connections, which SO_REUSEPORT spreads over the shards.
+fn ask(clients: &mut [Wire]) {
+    for client in clients {
+        client.get("/");
+    }
+}
+
+fn clients(proxy: &Proxy) -> Vec<Wire> {
+    (0..8).map(|_| proxy.connect()).collect()
+}
+
+#[test]
+fn five_failures_in_a_row_are_enough_whichever_shards_saw_them() {
+    both(|cores| {
+        let (good, bad) = (Switch::start(false), Switch::start(true));
+        let rules = "failure_accrual: {failures: 5, min_ejection_ms: 60000}";
+        let proxy = proxy(&[good.address(), bad.address()], rules, cores);
+        let mut clients = clients(&proxy);
+        (0..10).for_each(|_| ask(&mut clients));
+        assert_eq!(bad.asked(), 5, "it gets no more");
+        assert_eq!(good.asked(), 75);
+        let metrics = proxy.metrics_when("it is counted", |metrics| {
+            accrual(metrics, "removals") == 1
+                && metrics.get(&format!("{CLIENT}/loadbalancer/available")) == 1
+        });
+        assert_eq!(metrics.get(&format!("{CLIENT}/loadbalancer/size")), 2);
+        assert_eq!((accrual(&metrics, "probes"), accrual(&metrics, "revivals")), (0, 0));
+        let endpoint = format!("{CLIENT}/endpoint/{}", bad.address());
+        assert_eq!(metrics.get(&format!("{endpoint}/failures")), 5);
+        metrics.check_conservation();
+    });
+}
+
+#[test]
+fn a_success_in_between_begins_the_count_anew() {
+    both(|cores| {
+        let (good, bad) = (Switch::start(false), Switch::start(true));
+        let rules = "failure_accrual: {failures: 5, min_ejection_ms: 60000}";
+        let proxy = proxy(&[good.address(), bad.address()], rules, cores);
+        let mut client = proxy.connect();
+        for round in 0..5 {
+            bad.set(round % 5 == 4);
+            let before = bad.asked();
+            bad.set(true);
+            while bad.asked() < before + 4 {
+                client.get("/");
+            }
+            bad.set(false);
+            while bad.asked() < before + 5 {
+                client.get("/");
+            }
+        }
+        let metrics = proxy.metrics_when("all are counted", |metrics| {
+            metrics.get(&format!("{CLIENT}/status/500")) == 20
+        });
+        assert_eq!(accrual(&metrics, "removals"), 0);
+    });
+}
+
+#[test]
+fn each_ejection_ends_with_one_probe() {
+    const FAILED_PROBES: usize = 2;
+    both(|cores| {
+        let (good, bad) = (Switch::start(false), Switch::start(true));
+        let rules = "failure_accrual: {failures: 3, min_ejection_ms: 300, max_ejection_ms: 600}";
+        let proxy = proxy(&[good.address(), bad.address()], rules, cores);
+        let done = Arc::new(AtomicBool::new(false));
+        let load: Vec<_> = (0..8)
+            .map(|_| {
+                let (done, address) = (done.clone(), proxy.address);
+                thread::spawn(move || {
+                    let mut client = Wire::connect(address);
+                    while !done.load(Ordering::SeqCst) {
+                        client.get("/");
+                    }
+                })
+            })
+            .collect();
+        // Requests under way when it is ejected may fail too; after that only probes do.
+        eventually("it is ejected", || bad.asked() >= 3);
+        let metrics =
+            proxy.metrics_when("that is counted", |metrics| accrual(metrics, "removals") == 1);
+        let before = bad.asked();
+        assert_eq!(accrual(&metrics, "probes"), 0);
+        let ejected = Instant::now();
+        eventually("it is probed", || bad.asked() >= before + FAILED_PROBES);
+        assert!(ejected.elapsed() > Duration::from_millis(500), "two ejections: {ejected:?}");
+        bad.set(false);
+        let metrics =
+            proxy.metrics_when("it is back", |metrics| accrual(metrics, "revivals") == 1);
+        done.store(true, Ordering::SeqCst);
+        load.into_iter().for_each(|thread| thread.join().expect("clients are answered"));
+        assert_eq!(accrual(&metrics, "removals"), 1, "a probe that fails removes nothing more");
+        // The last one may have met an origin that had just been told to recover.
+        let probes = accrual(&metrics, "probes") as usize;
+        assert!((FAILED_PROBES..=FAILED_PROBES + 2).contains(&probes), "{probes}");
+        let failed = metrics.get(&format!("{CLIENT}/status/500")) as usize;
+        assert_eq!(failed, before + probes - 1, "each but the last failed, and nobody else did");
+        let removed_for = metrics.get(&format!("{CLIENT}/failure_accrual/removed_for_ms"));
+        assert!((600..60_000).contains(&removed_for), "{removed_for} ms");
+        assert!(Duration::from_millis(removed_for) < DEADLINE);
+    });
+}
+
+#[test]
+fn no_more_than_the_cap_are_out_at_once() {
+    both(|cores| {
+        let bad: Vec<Switch> = (0..4).map(|_| Switch::start(true)).collect();
+        let addresses: Vec<_> = bad.iter().map(Switch::address).collect();
+        let rules =
+            "failure_accrual: {failures: 2, min_ejection_ms: 60000, max_ejected_percent: 50}";
+        let proxy = proxy(&addresses, rules, cores);
+        let mut clients = clients(&proxy);
+        (0..20).for_each(|_| ask(&mut clients));
+        let metrics = proxy.metrics_when("all are counted", |metrics| {
+            metrics.get(&format!("{CLIENT}/status/500")) == 160
+        });
+        assert_eq!(accrual(&metrics, "removals"), 2);
+        assert_eq!(metrics.get(&format!("{CLIENT}/loadbalancer/available")), 2);
+        // The only endpoint of a service is never taken away.
+        let one = Switch::start(true);
+        let proxy = self::proxy(&[one.address()], rules, cores);
+        let mut clients = self::clients(&proxy);
+        (0..5).for_each(|_| ask(&mut clients));
+        assert_eq!(one.asked(), 40);
+    });
+}
+
+#[test]
+fn a_success_rate_counts_what_all_shards_saw() {
+    both(|cores| {
+        for rule in [
+            "kind: success_rate, success_rate_percent: 60, requests: 40",
+            "kind: success_rate_windowed, success_rate_percent: 60, window_secs: 5",
+        ] {
+            let good = Switch::start(false);
+            // Two of three fail, never five in a row.
+            let count = AtomicUsize::new(0);
+            let bad = Origin::answering(move |_| match count.fetch_add(1, Ordering::SeqCst) % 3 {
+                0 => ok("fine"),
+                _ => b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            });
+            let rules = format!("failure_accrual: {{{rule}, min_ejection_ms: 60000}}");
+            let proxy = proxy(&[good.address(), bad.address], &rules, cores);
+            let mut clients = clients(&proxy);
+            let begun = Instant::now();
+            let is_out = |proxy: &Proxy| {
+                proxy.metrics().get(&format!("{CLIENT}/loadbalancer/available")) == 1
+            };
+            while !is_out(&proxy) {
+                assert!(begun.elapsed() < DEADLINE, "{rule}: not ejected");
+                ask(&mut clients);
+            }
+            let before = bad.requests().len();
+            (0..5).for_each(|_| ask(&mut clients));
+            assert_eq!(bad.requests().len(), before, "{rule}");
+            let metrics = proxy.metrics_when("it is counted", |metrics| {
+                accrual(metrics, "removals") == 1
+            });
+            metrics.check_conservation();
+        }
+    });
+}
+
+#[test]
+fn what_the_client_did_wrong_is_not_held_against_an_endpoint() {
+    both(|cores| {
+        let (one, other) = (Switch::start(false), Switch::start(false));
+        let rules = "failure_accrual: {failures: 1, min_ejection_ms: 60000}";
+        let proxy = proxy(&[one.address(), other.address()], rules, cores);
+        for _ in 0..10 {
+            let mut client = proxy.connect();
+            client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+            client.send("5\r\nhello\r\nnonsense\r\n");
+            assert_eq!(client.answer().status(), 400);
+        }
+        let metrics = proxy.metrics_when("all are counted", |metrics| {
+            metrics.get(&format!("{}/failures/bad_request", proxy.server(0))) == 10
+        });
+        assert_eq!(accrual(&metrics, "removals"), 0);
+    });
+}
