@@ -16,6 +16,7 @@ use socket2::SockAddr;
 use super::report::Meter;
 use super::transport::Transport;
 use crate::config::{self, Address, UpstreamTimeouts};
+use crate::policy::balance::{Ask, Standing};
 use crate::policy::{Balancer, Kind, Rng};
 use crate::ring::{Ring, Socket};
 use crate::telemetry::record::{EndpointState, NodeGauges, ServiceGauges};
@@ -66,7 +67,12 @@ impl Upstream {
             config::Balancer::LeastLoaded => Kind::LeastLoaded,
             config::Balancer::Ewma { decay } => Kind::Ewma { decay },
         };
-        let weights: Vec<u32> = service.endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        let mut balancer = Balancer::new(kind, 0);
+        // An endpoint's slot is its place in the configuration. No kind here looks at keys.
+        for (key, endpoint) in (0..).zip(&service.endpoints) {
+            balancer.add(endpoint.weight, key, Duration::ZERO, false);
+        }
+        balancer.rebuild(Duration::ZERO);
         let endpoints = service.endpoints.iter().map(|endpoint| {
             Ok(Endpoint {
                 address: match &endpoint.address {
@@ -81,7 +87,7 @@ impl Upstream {
             index,
             name: service.name.clone(),
             timeouts: service.timeouts.clone(),
-            balancer: RefCell::new(Balancer::new(kind, &weights)),
+            balancer: RefCell::new(balancer),
             endpoints: endpoints.collect::<io::Result<_>>()?,
             max_idle: (service.pool.max_idle / shards).max(1),
             idle_timeout: service.pool.idle,
@@ -90,7 +96,7 @@ impl Upstream {
     }
 
     pub(super) fn pick(&self, now: Duration, rng: &mut Rng, avoid: Option<usize>) -> Option<usize> {
-        self.balancer.borrow_mut().pick(now, rng, avoid)
+        self.balancer.borrow_mut().pick(&Ask { now, key: None, avoid }, rng)
     }
 
     /// A pooled connection to an endpoint that is fit for use.
@@ -161,7 +167,7 @@ impl Upstream {
     /// The balancer and the pool as they are now.
     pub(super) fn gauges(&self) -> ServiceGauges {
         let balancer = self.balancer.borrow();
-        let load = (0..balancer.len()).map(|at| u64::from(balancer.pending(at))).sum();
+        let load = balancer.slots().map(|at| u64::from(balancer.pending(at))).sum();
         let idle = self.idle_count.get() as u64;
         ServiceGauges {
             size: balancer.len() as u64,
@@ -177,12 +183,13 @@ impl Upstream {
     /// Its endpoints, in order.
     pub(super) fn nodes(&self, now: Duration, out: &mut Vec<NodeGauges>) {
         let balancer = self.balancer.borrow();
-        out.extend((0..balancer.len()).map(|at| NodeGauges {
+        out.extend(balancer.slots().map(|at| NodeGauges {
             load: u64::from(balancer.pending(at)),
             ewma_us: balancer.latency(at, now).map_or(0, |it| it.as_micros() as u64),
-            state: match balancer.is_available(at) {
-                true => EndpointState::Available,
-                false => EndpointState::Ejected,
+            state: match balancer.standing(at) {
+                Standing::Available => EndpointState::Available,
+                Standing::Out => EndpointState::Ejected,
+                Standing::Drained => EndpointState::Draining,
             },
         }));
     }
