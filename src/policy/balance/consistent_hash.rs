@@ -8,7 +8,8 @@
 //! for is spread over several endpoints, and the others stay where they are.
 //!
 //! An endpoint's points follow from its key alone, so that all shards and all processes have the
-//! same ring, and an endpoint that comes or goes moves only keys of its own.
+//! same ring, and an endpoint that comes or goes moves only keys of its own. One that warms up has
+//! all its keys, which would else move twice; its bound is lower meanwhile, as its weight is.
 //!
 //! Without a key an endpoint is drawn by weight.
 

@@ -6,7 +6,8 @@
 //!   linkerd2 (`ewma.rs`).
 //! - `aperture`: least loaded over as few endpoints as the load needs, as in Finagle
 //!   (`aperture.rs`).
-//! - `consistent_hash`: the endpoint that a key belongs to, with bounded loads (`consistent_hash.rs`).
+//! - `consistent_hash`: the endpoint that a key belongs to, with bounded loads
+//!   (`consistent_hash.rs`).
 //!
 //! Picking costs the same for 3 endpoints and for 3,000, but for the memory that is touched, and
 //! O(log n) where weights differ under `round_robin`.

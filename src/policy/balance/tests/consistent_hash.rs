@@ -2,7 +2,7 @@
 
 use super::*;
 
-const KEYS: u64 = 4000;
+const KEYS: u64 = 2000;
 
 /// Where each key belongs, with nothing under way.
 fn homes(balancer: &mut Balancer, seed: u64) -> Vec<usize> {
@@ -30,15 +30,15 @@ fn keys_are_spread_evenly() {
         let mut counts = [0_u32; 10];
         homes(&mut balancer, seed).iter().for_each(|&slot| counts[slot] += 1);
         let worst = f64::from(counts.into_iter().max().unwrap()) * 10.0 / KEYS as f64;
-        assert!(worst < 1.35, "seed {seed}: {counts:?}");
+        assert!(worst < 1.4, "seed {seed}: {counts:?}");
         sum += worst;
     }
-    assert!(sum / f64::from(rings as u32) < 1.2, "{sum}");
+    assert!(sum / f64::from(rings as u32) < 1.25, "{sum}");
 }
 
 #[test]
 fn keys_are_spread_by_weight() {
-    for seed in 0..40 {
+    for seed in 0..100 {
         let mut rng = Rng::new(seed);
         let weights = random_weights(&mut rng, 8, 10);
         let mut balancer = with_keys(&weights, seed);
@@ -48,7 +48,7 @@ fn keys_are_spread_by_weight() {
         for (count, weight) in counts.iter().zip(&weights) {
             let ideal = KEYS as f64 * f64::from(*weight) / f64::from(total);
             // What its points make likely, four times over, and what counting keys does.
-            let likely = 4.0 * ideal * (1.0 / (f64::from(*weight) * 160.0 / 8.0)).sqrt();
+            let likely = 4.0 * ideal / (f64::from(*weight) * 160.0 / 8.0).sqrt();
             let off = (f64::from(*count) - ideal).abs();
             assert!(off < likely + 4.0 * ideal.sqrt(), "seed {seed}: {counts:?} by {weights:?}");
         }
@@ -57,7 +57,7 @@ fn keys_are_spread_by_weight() {
 
 #[test]
 fn removing_one_moves_its_own_keys_alone() {
-    for seed in 0..40 {
+    for seed in 0..200 {
         let mut rng = Rng::new(seed);
         let count = 2 + rng.below(10);
         let weights = random_weights(&mut rng, count, 3);
@@ -96,7 +96,7 @@ fn same_unit(weights: &[u32], gone: usize) -> bool {
 
 #[test]
 fn adding_one_moves_its_share_and_to_it_alone() {
-    for seed in 0..40 {
+    for seed in 0..200 {
         let mut rng = Rng::new(seed);
         let count = 1 + rng.below(12);
         let mut balancer = with_keys(&vec![1; count], seed);
@@ -106,13 +106,13 @@ fn adding_one_moves_its_share_and_to_it_alone() {
         let moved = before.iter().zip(&after).filter(|(a, b)| a != b);
         assert!(moved.clone().all(|(_, &to)| to == new), "seed {seed}");
         let share = moved.count() as f64 * (count + 1) as f64 / KEYS as f64;
-        assert!((0.6..1.4).contains(&share), "seed {seed}: {share} of its share");
+        assert!((0.5..1.5).contains(&share), "seed {seed}: {share} of its share");
     }
 }
 
 #[test]
 fn the_ring_does_not_depend_on_slots() {
-    for seed in 0..20 {
+    for seed in 0..100 {
         let mut rng = Rng::new(seed);
         let mut one = with_keys(&[1; 6], seed);
         // The same endpoints by another history: the other way round, among some that are gone.

@@ -144,7 +144,7 @@ fn changes_leave_the_others_their_turns() {
         let mut balancer = made(Kind::RoundRobin, &weights);
         let mut guest: Option<usize> = None;
         let mut counts = vec![0_u32; 8];
-        for pick in 0..4000 {
+        for pick in 0..2000 {
             if pick % 7 == 0 {
                 match guest.take() {
                     Some(slot) => balancer.remove(slot),
@@ -158,7 +158,7 @@ fn changes_leave_the_others_their_turns() {
         for (count, weight) in counts.iter().zip(&weights) {
             let ideal = f64::from(served * weight) / f64::from(total);
             let off = (f64::from(*count) - ideal).abs() / ideal;
-            assert!(off < 0.02, "seed {seed}: {counts:?} by {weights:?}");
+            assert!(off < 0.03, "seed {seed}: {counts:?} by {weights:?}");
         }
     }
 }
