@@ -21,6 +21,7 @@ use super::retries::Retries;
 use super::transport::Transport;
 use crate::config::{self, Address, UpstreamTimeouts};
 use crate::policy::accrual::Report;
+use crate::policy::balance::{Ask, Standing};
 use crate::policy::{Balancer, Kind, Rng};
 use crate::ring::{Ring, Socket};
 use crate::telemetry::record::{EndpointState, NodeGauges, ServiceCounts, ServiceGauges};
@@ -86,7 +87,12 @@ impl Upstream {
             config::Balancer::LeastLoaded => Kind::LeastLoaded,
             config::Balancer::Ewma { decay } => Kind::Ewma { decay },
         };
-        let weights: Vec<u32> = service.endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        let mut balancer = Balancer::new(kind, 0);
+        // An endpoint's slot is its place in the configuration. No kind here looks at keys.
+        for (key, endpoint) in (0..).zip(&service.endpoints) {
+            balancer.add(endpoint.weight, key, Duration::ZERO, false);
+        }
+        balancer.rebuild(Duration::ZERO);
         let endpoints = service.endpoints.iter().map(|endpoint| {
             Ok(Endpoint {
                 address: match &endpoint.address {
@@ -102,7 +108,7 @@ impl Upstream {
             index,
             name: service.name.clone(),
             timeouts: service.timeouts.clone(),
-            balancer: RefCell::new(Balancer::new(kind, &weights)),
+            balancer: RefCell::new(balancer),
             retries: Retries::new(&service.retries, shards),
             accrual,
             seen: Cell::new(Seen::NOTHING),
@@ -115,24 +121,28 @@ impl Upstream {
 
     /// The endpoint for an attempt; none where there are none. `now` by the process's clock.
     pub(super) fn pick(&self, now: Duration, rng: &mut Rng, avoid: Option<usize>) -> Option<Pick> {
-        self.look_at_accrual();
+        self.look_at_accrual(now);
         if now >= self.seen.get().probe_at
             && let Some(endpoint) = self.accrual.try_probe(avoid)
         {
             return Some(Pick { endpoint, is_probe: true });
         }
-        let picked = self.balancer.borrow_mut().pick(now, rng, avoid);
+        let picked = self.balancer.borrow_mut().pick(&Ask { now, key: None, avoid }, rng);
         picked.map(|endpoint| Pick { endpoint, is_probe: false })
     }
 
     /// Brings the balancer up to date with what any shard has decided.
-    fn look_at_accrual(&self) {
+    fn look_at_accrual(&self, now: Duration) {
         let Some(seen) = self.accrual.changed_since(self.seen.get()) else { return };
         self.seen.set(seen);
         let mut balancer = self.balancer.borrow_mut();
         for endpoint in 0..self.endpoints.len() {
-            let is_available = self.accrual.state(endpoint) == EndpointState::Available;
-            balancer.set_available(endpoint, is_available);
+            let standing = match self.accrual.state(endpoint) {
+                EndpointState::Available => Standing::Available,
+                EndpointState::Draining => Standing::Drained,
+                EndpointState::Ejected | EndpointState::Probing => Standing::Out,
+            };
+            balancer.set_standing(endpoint, standing, now);
         }
     }
 
@@ -253,7 +263,7 @@ impl Upstream {
 
     /// The balancer and the pool as they are now.
     pub(super) fn gauges(&self, now: Duration) -> ServiceGauges {
-        self.look_at_accrual();
+        self.look_at_accrual(now);
         let balancer = self.balancer.borrow();
         let load = (0..balancer.len()).map(|at| u64::from(balancer.pending(at))).sum();
         let idle = self.idle_count.get() as u64;
