@@ -144,8 +144,7 @@ fn each_ejection_ends_with_one_probe() {
         eventually("it is probed", || bad.asked() >= before + FAILED_PROBES);
         assert!(ejected.elapsed() > Duration::from_millis(500), "two ejections: {ejected:?}");
         bad.set(false);
-        let metrics =
-            proxy.metrics_when("it is back", |metrics| accrual(metrics, "revivals") == 1);
+        let metrics = proxy.metrics_when("it is back", |metrics| accrual(metrics, "revivals") == 1);
         done.store(true, Ordering::SeqCst);
         load.into_iter().for_each(|thread| thread.join().expect("clients are answered"));
         assert_eq!(accrual(&metrics, "removals"), 1, "a probe that fails removes nothing more");
@@ -212,9 +211,8 @@ fn a_success_rate_counts_what_all_shards_saw() {
             let before = bad.requests().len();
             (0..5).for_each(|_| ask(&mut clients));
             assert_eq!(bad.requests().len(), before, "{rule}");
-            let metrics = proxy.metrics_when("it is counted", |metrics| {
-                accrual(metrics, "removals") == 1
-            });
+            let metrics =
+                proxy.metrics_when("it is counted", |metrics| accrual(metrics, "removals") == 1);
             metrics.check_conservation();
         }
     });

@@ -130,7 +130,7 @@ fn a_retry_goes_to_another_endpoint_while_there_is_one() {
         assert_eq!(good.requests().len(), 40, "each failure went there with its first retry");
         let retries = metrics.get(&format!("{WEB}/retries/total"));
         assert_eq!(retries, bad.requests().len() as u64);
-        assert!((15..=25).contains(&retries), "{retries}");
+        assert!((10..=40).contains(&retries), "{retries}");
     });
 }
 

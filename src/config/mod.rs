@@ -21,11 +21,13 @@
 //! Nothing here binds, resolves or opens anything: a `Config` may still fail to start.
 
 mod admin;
+mod balancer;
 mod cores;
 mod errors;
 mod exporters;
 mod leaves;
 mod near;
+mod of_kind;
 mod raw;
 mod resilience;
 mod routers;
@@ -213,6 +215,8 @@ pub struct Service {
     /// At least one, no address twice.
     pub endpoints: Vec<Endpoint>,
     pub balancer: Balancer,
+    /// How long an endpoint that is new or has come back takes to get its full share.
+    pub slow_start: Option<Duration>,
     pub timeouts: UpstreamTimeouts,
     pub pool: Pool,
     pub failure_accrual: FailureAccrual,
@@ -238,7 +242,42 @@ pub enum Address {
 pub enum Balancer {
     RoundRobin,
     LeastLoaded,
-    Ewma { decay: Duration },
+    Ewma {
+        decay: Duration,
+    },
+    /// A part of the endpoints, so wide that each has between `low` and `high` attempts under way,
+    /// in hundredths.
+    Aperture {
+        decay: Duration,
+        low_percent: u32,
+        high_percent: u32,
+        min_endpoints: u32,
+    },
+    /// `max_load_percent`: of the mean load, what an endpoint takes at most.
+    ConsistentHash {
+        by: HashBy,
+        max_load_percent: u32,
+    },
+}
+
+/// What of a request decides which endpoint it goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashBy {
+    /// The value of a field, by its name in lower case.
+    Header(String),
+    Cookie(String),
+    /// The client's address, without its port.
+    Source,
+}
+
+impl fmt::Display for HashBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HashBy::Header(name) => write!(f, "header:{name}"),
+            HashBy::Cookie(name) => write!(f, "cookie:{name}"),
+            HashBy::Source => f.write_str("source"),
+        }
+    }
 }
 
 impl Balancer {
@@ -248,6 +287,8 @@ impl Balancer {
             Balancer::RoundRobin => "round_robin",
             Balancer::LeastLoaded => "least_loaded",
             Balancer::Ewma { .. } => "ewma",
+            Balancer::Aperture { .. } => "aperture",
+            Balancer::ConsistentHash { .. } => "consistent_hash",
         }
     }
 }

@@ -147,6 +147,7 @@ pub(super) struct Forwarding {
 pub(super) struct Service {
     pub(super) endpoints: List<Endpoint>,
     pub(super) balancer: Section<Balancer>,
+    pub(super) slow_start_ms: Leaf,
     pub(super) timeouts: Section<ServiceTimeouts>,
     pub(super) pool: Section<Pool>,
     pub(super) failure_accrual: Section<FailureAccrual>,
@@ -165,6 +166,11 @@ pub(super) struct Endpoint {
 pub(super) struct Balancer {
     pub(super) kind: Leaf,
     pub(super) decay_ms: Leaf,
+    pub(super) low_load_percent: Leaf,
+    pub(super) high_load_percent: Leaf,
+    pub(super) min_endpoints: Leaf,
+    pub(super) hash_by: Leaf,
+    pub(super) max_load_percent: Leaf,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::errors::Path;
 use super::leaves::{Check, MAX_MS};
+use super::of_kind::OfKind;
 use super::raw::{self, Leaf};
 use super::{Accrual, Backoff, Classifier, FailureAccrual, Methods, Retries, RetryBudget};
 
@@ -28,40 +29,6 @@ const BACKOFF_MAX_MS: u64 = 1_000;
 const REPLAY_BUFFER_BYTES: u64 = 64 << 10;
 const REPLAY_BUFFER_BYTES_MAX: u64 = 16 << 20;
 
-/// Keys that belong to one kind of a section.
-struct OfKind<'a> {
-    at: &'a Path,
-    kind: &'static str,
-}
-
-impl OfKind<'_> {
-    /// A number of that kind; written with another it is reported.
-    fn number(
-        &self,
-        check: &mut Check,
-        kinds: &[&str],
-        (name, leaf): (&str, &Leaf),
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> u64 {
-        match self.has(check, kinds, (name, leaf)) {
-            true => check.number(&self.at.key(name), leaf, default, range),
-            false => default,
-        }
-    }
-
-    /// Whether the key is one of this kind's; one that is written though it is not is reported.
-    fn has(&self, check: &mut Check, kinds: &[&str], (name, leaf): (&str, &Leaf)) -> bool {
-        let has = kinds.contains(&self.kind);
-        if !has && leaf.is_some() {
-            let wrong = format!("kind {} has no {name}", self.kind);
-            let allowed = format!("{name} with kind: {} alone", kinds.join(" or "));
-            check.report.value(&self.at.key(name), wrong, allowed);
-        }
-        has
-    }
-}
-
 pub(super) fn failure_accrual(
     raw: &raw::FailureAccrual,
     at: &Path,
@@ -72,7 +39,7 @@ pub(super) fn failure_accrual(
     const WINDOWED: &str = "success_rate_windowed";
     let kinds = [CONSECUTIVE, RATE, WINDOWED, "none"].map(|kind| (kind, kind));
     let kind = check.word(&at.key("kind"), &raw.kind, CONSECUTIVE, &kinds);
-    let of = OfKind { at, kind };
+    let of = OfKind { at, key: "kind", kind };
     let failures =
         of.number(check, &[CONSECUTIVE], ("failures", &raw.failures), FAILURES, 1..=1_000_000);
     let percent = of.number(
@@ -140,15 +107,9 @@ fn classifier(raw: &raw::Retries, at: &Path, check: &mut Check) -> Classifier {
     if let Classifier::Statuses { .. } = kind {
         return Classifier::Statuses { statuses: statuses(raw, at, check), methods };
     }
-    for (name, is_written) in
-        [("statuses", raw.statuses.is_some()), ("methods", raw.methods.is_some())]
-    {
-        if is_written {
-            let wrong = format!("classifier {} has no {name}", kind.name());
-            let allowed = format!("{name} with classifier: statuses alone");
-            check.report.value(&at.key(name), wrong, allowed);
-        }
-    }
+    let of = OfKind { at, key: "classifier", kind: kind.name() };
+    of.is_missing(check, &["statuses"], ("statuses", raw.statuses.is_some()));
+    of.is_missing(check, &["statuses"], ("methods", raw.methods.is_some()));
     kind.clone()
 }
 
@@ -190,7 +151,7 @@ fn backoff(raw: &raw::Backoff, at: &Path, check: &mut Check) -> Backoff {
     const JITTERED: &str = "jittered";
     let kinds = ["none", CONSTANT, JITTERED].map(|kind| (kind, kind));
     let kind = check.word(&at.key("kind"), &raw.kind, "none", &kinds);
-    let of = OfKind { at, kind };
+    let of = OfKind { at, key: "kind", kind };
     let fixed = of.number(check, &[CONSTANT], ("ms", &raw.ms), BACKOFF_MIN_MS, 1..=MAX_MS);
     for key in [("min_ms", &raw.min_ms), ("max_ms", &raw.max_ms)] {
         of.has(check, &[JITTERED], key);

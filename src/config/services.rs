@@ -1,17 +1,16 @@
 //! `services`: where requests go, and how their endpoints are treated.
 
-use std::time::Duration;
-
 use super::errors::Path;
 use super::leaves::Check;
 use super::raw::{self, List, Named};
-use super::resilience;
-use super::{Address, Balancer, Endpoint, NotAnAddress, Pool, Service, UpstreamTimeouts};
+use super::{Address, Endpoint, NotAnAddress, Pool, Service, UpstreamTimeouts};
+use super::{balancer, resilience};
 
 const WEIGHT: u64 = 1;
 /// Enough to shift traffic by a tenth of a percent.
 const WEIGHT_MAX: u64 = 1_000;
-const DECAY_MS: u64 = 10_000;
+/// 0: at once.
+const SLOW_START_MS: u64 = 0;
 const CONNECT_MS: u64 = 1_000;
 const ATTEMPT_MS: u64 = 60_000;
 /// 0: no limit.
@@ -37,7 +36,12 @@ fn service(name: &str, raw: &raw::Service, at: &Path, check: &mut Check) -> Serv
     Service {
         name: name.to_owned(),
         endpoints: endpoints(&raw.endpoints, &at.key("endpoints"), check),
-        balancer: balancer(&raw.balancer.0, &at.key("balancer"), check),
+        balancer: balancer::balancer(&raw.balancer.0, &at.key("balancer"), check),
+        slow_start: check.millis_or_none(
+            &at.key("slow_start_ms"),
+            &raw.slow_start_ms,
+            SLOW_START_MS,
+        ),
         timeouts: timeouts(&raw.timeouts.0, &at.key("timeouts"), check),
         pool: pool(&raw.pool.0, &at.key("pool"), check),
         failure_accrual: resilience::failure_accrual(
@@ -83,28 +87,6 @@ fn address(raw: &raw::Endpoint, at: &Path, check: &mut Check) -> Option<Address>
         check.report.value(&key, format!("bad address ({text:?})"), NotAnAddress);
     }
     address
-}
-
-fn balancer(raw: &raw::Balancer, at: &Path, check: &mut Check) -> Balancer {
-    let ewma = Balancer::Ewma { decay: Duration::from_millis(DECAY_MS) };
-    let kinds = [
-        ("ewma", &ewma),
-        ("least_loaded", &Balancer::LeastLoaded),
-        ("round_robin", &Balancer::RoundRobin),
-    ];
-    let kind = check.word(&at.key("kind"), &raw.kind, &ewma, &kinds);
-    let decay_at = at.key("decay_ms");
-    let decay = check.millis(&decay_at, &raw.decay_ms, DECAY_MS);
-    match kind {
-        Balancer::Ewma { .. } => Balancer::Ewma { decay },
-        other => {
-            if raw.decay_ms.is_some() {
-                let wrong = "this balancer has no decay".to_owned();
-                check.report.value(&decay_at, wrong, "decay_ms with kind: ewma alone");
-            }
-            other.clone()
-        }
-    }
 }
 
 fn timeouts(raw: &raw::ServiceTimeouts, at: &Path, check: &mut Check) -> UpstreamTimeouts {

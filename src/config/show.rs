@@ -170,11 +170,22 @@ fn service(service: &Service) -> Value {
     let balancer = match service.balancer {
         Balancer::Ewma { decay } => map([kind, ("decay_ms", millis(decay))]),
         Balancer::RoundRobin | Balancer::LeastLoaded => map([kind]),
+        Balancer::Aperture { decay, low_percent, high_percent, min_endpoints } => map([
+            kind,
+            ("decay_ms", millis(decay)),
+            ("low_load_percent", low_percent.into()),
+            ("high_load_percent", high_percent.into()),
+            ("min_endpoints", min_endpoints.into()),
+        ]),
+        Balancer::ConsistentHash { ref by, max_load_percent } => {
+            map([kind, ("hash_by", text(by)), ("max_load_percent", max_load_percent.into())])
+        }
     };
     let timeouts = &service.timeouts;
     map([
         ("endpoints", endpoints.collect()),
         ("balancer", balancer),
+        ("slow_start_ms", millis_or_zero(service.slow_start)),
         (
             "timeouts",
             map([

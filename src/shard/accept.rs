@@ -93,7 +93,7 @@ pub(super) fn accept(
     let upstream = router.upstreams[service].clone();
     upstream.retries.deposit(context.ring.now());
     ledger.routed(context, router.targets[service].as_ref());
-    let exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, link);
+    let exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, peer, link);
     Head::Exchange(match context.spare.borrow_mut().pop() {
         Some(mut spare) => {
             *spare = exchange;

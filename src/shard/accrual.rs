@@ -10,7 +10,7 @@
 //! no client left.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -25,7 +25,7 @@ const MIN_REQUESTS: u32 = 5;
 const NEVER_US: u64 = u64::MAX;
 
 /// One per service, for all shards.
-pub struct Accrual {
+pub(super) struct Accrual {
     rule: Rule,
     max_ejected_percent: u32,
     /// What times here are since; the shards' own clocks begin there too.
@@ -253,10 +253,4 @@ impl Accrual {
 impl Seen {
     /// As it is before anything has changed.
     pub(super) const NOTHING: Seen = Seen { number: 0, probe_at: Duration::MAX };
-}
-
-/// One for each service, in their order.
-pub fn accruals(config: &config::Config, started: Instant) -> Arc<[Arc<Accrual>]> {
-    let seed = std::process::id().into();
-    config.services.iter().map(|service| Arc::new(Accrual::new(service, started, seed))).collect()
 }

@@ -126,15 +126,14 @@ impl Context {
         process: &Process,
         reporting: Option<Reporting>,
     ) -> io::Result<Context> {
-        let Process { started, addresses, accruals } = process;
+        let Process { started, addresses, services: shared } = process;
         let started = *started;
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         let shards = config.runtime.shards.len();
-        let services = config.services.iter().zip(accruals.iter()).enumerate();
-        let upstreams = services.map(|(index, (service, accrual))| {
-            Upstream::new(index, service, accrual.clone(), shards)
-        });
+        let services = config.services.iter().enumerate();
+        let upstreams =
+            services.map(|(index, service)| Upstream::new(index, service, shared, shards));
         let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
         let mut servers = Vec::new();

@@ -22,9 +22,10 @@ use super::pump::{Copy, Pump, Pumped};
 use super::retries::Grant;
 use super::transport::Transport;
 use super::upstream::{Upstream, Upward};
-use crate::http::{self, Framing, Reason, Request, Retry, Verdict};
+use crate::http::{self, Framing, PeerText, Reason, Request, Retry, Verdict};
 use crate::http1::BodyError;
 use crate::policy::backoff::Delays;
+use crate::policy::balance::Ask;
 use crate::policy::classifier::{Class, Outcome};
 use crate::ring::{Chunk, End, PIECE_BYTES, Timer};
 use crate::telemetry::record;
@@ -91,6 +92,8 @@ pub(super) struct Exchange {
     deaf: bool,
     /// The client's half-close has been passed on.
     half_closed: bool,
+    /// What a balancer goes by that keeps some requests together.
+    key: Option<u64>,
     /// The endpoint that the next attempt is to leave out.
     avoid: Option<usize>,
     /// The next attempt is to connect anew: a pooled connection has failed it.
@@ -117,6 +120,7 @@ impl Exchange {
         ledger: Ledger,
         asks_upgrade: bool,
         head: Vec<u8>,
+        peer: &PeerText,
         link: &Link<'_>,
     ) -> Exchange {
         let facts = &request.facts;
@@ -142,6 +146,7 @@ impl Exchange {
             upload_lost: false,
             deaf: false,
             half_closed: false,
+            key: upstream.hash_key.as_ref().and_then(|key| key.of(request, peer.ip())),
             avoid: None,
             fresh: false,
             next: record::Attempt::First,
@@ -234,7 +239,8 @@ impl Exchange {
     fn begin_attempt(&mut self, link: &Link<'_>) -> Look {
         let context = link.context;
         let now = context.clock();
-        let picked = self.upstream.pick(now, &mut context.rng.borrow_mut(), self.avoid);
+        let ask = Ask { now, key: self.key, avoid: self.avoid };
+        let picked = self.upstream.pick(&ask, &mut context.rng.borrow_mut());
         let Some(pick) = picked else {
             return Look::Failed(Reason::NoEndpoint);
         };

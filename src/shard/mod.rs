@@ -22,6 +22,7 @@ mod peers;
 mod pump;
 mod report;
 mod retries;
+mod shared;
 mod transport;
 mod tunnel;
 mod upstream;
@@ -35,9 +36,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
 
-pub use self::accrual::{Accrual, accruals};
 pub use self::peers::Peers;
 pub use self::report::Reporting;
+pub use self::shared::Services;
 
 use self::context::Context;
 use crate::config::Config;
@@ -73,8 +74,7 @@ pub struct Process {
     pub started: Instant,
     /// Where each server came to listen, in the order of their indices.
     pub addresses: Arc<[SocketAddr]>,
-    /// One for each service.
-    pub accruals: Arc<[Arc<Accrual>]>,
+    pub services: Services,
 }
 
 /// A running shard, as the supervisor holds it.
@@ -177,7 +177,7 @@ async fn refresh_policies(context: Rc<Context>) {
     loop {
         if timer.has_fired() {
             timer.set(context.ring.now() + REFRESH_PERIOD);
-            context.upstreams.iter().for_each(|upstream| upstream.look_at_rates(&context));
+            context.upstreams.iter().for_each(|upstream| upstream.refresh(&context));
         }
         ring::wait().await;
     }

@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use super::accrual::{Accrual, Seen};
+use super::accrual::Seen;
 use super::context::Context;
 use super::report::Meter;
 use super::retries::Retries;
+use super::shared::{Services, Shared};
 use super::transport::Transport;
 use crate::config::{self, Address, UpstreamTimeouts};
 use crate::policy::accrual::Report;
 use crate::policy::balance::{Ask, Standing};
+use crate::policy::hash_key::{self, HashKey};
 use crate::policy::{Balancer, Kind, Rng};
 use crate::ring::{Ring, Socket};
 use crate::telemetry::record::{EndpointState, NodeGauges, ServiceCounts, ServiceGauges};
@@ -64,7 +66,11 @@ pub(super) struct Upstream {
     pub(super) timeouts: UpstreamTimeouts,
     balancer: RefCell<Balancer>,
     pub(super) retries: Retries,
-    accrual: Arc<Accrual>,
+    /// What of a request the balancer goes by, if it does.
+    pub(super) hash_key: Option<HashKey>,
+    shared: Arc<Shared>,
+    /// Kept for its memory: what other shards have under way, by endpoint.
+    others: RefCell<Vec<u32>>,
     /// What the balancer knows of the accrual.
     seen: Cell<Seen>,
     endpoints: Vec<Endpoint>,
@@ -79,17 +85,15 @@ impl Upstream {
     pub(super) fn new(
         index: usize,
         service: &config::Service,
-        accrual: Arc<Accrual>,
+        services: &Services,
         shards: usize,
     ) -> io::Result<Upstream> {
-        let kind = match service.balancer {
-            config::Balancer::RoundRobin => Kind::RoundRobin,
-            config::Balancer::LeastLoaded => Kind::LeastLoaded,
-            config::Balancer::Ewma { decay } => Kind::Ewma { decay },
-        };
-        let mut balancer = Balancer::new(kind, 0);
-        // An endpoint's slot is its place in the configuration. No kind here looks at keys.
-        for (key, endpoint) in (0..).zip(&service.endpoints) {
+        let (kind, hash_key) = kind(&service.balancer);
+        let mut balancer = Balancer::new(kind, services.seed);
+        balancer.set_slow_start(service.slow_start);
+        // An endpoint's slot is its place in the configuration.
+        for endpoint in &service.endpoints {
+            let key = hash_key::hash(endpoint.address.to_string().as_bytes());
             balancer.add(endpoint.weight, key, Duration::ZERO, false);
         }
         balancer.rebuild(Duration::ZERO);
@@ -110,7 +114,9 @@ impl Upstream {
             timeouts: service.timeouts.clone(),
             balancer: RefCell::new(balancer),
             retries: Retries::new(&service.retries, shards),
-            accrual,
+            hash_key,
+            shared: services.each[index].clone(),
+            others: RefCell::default(),
             seen: Cell::new(Seen::NOTHING),
             endpoints: endpoints.collect::<io::Result<_>>()?,
             max_idle: (service.pool.max_idle / shards).max(1),
@@ -120,24 +126,24 @@ impl Upstream {
     }
 
     /// The endpoint for an attempt; none where there are none. `now` by the process's clock.
-    pub(super) fn pick(&self, now: Duration, rng: &mut Rng, avoid: Option<usize>) -> Option<Pick> {
-        self.look_at_accrual(now);
-        if now >= self.seen.get().probe_at
-            && let Some(endpoint) = self.accrual.try_probe(avoid)
+    pub(super) fn pick(&self, ask: &Ask, rng: &mut Rng) -> Option<Pick> {
+        self.look_at_accrual(ask.now);
+        if ask.now >= self.seen.get().probe_at
+            && let Some(endpoint) = self.shared.accrual.try_probe(ask.avoid)
         {
             return Some(Pick { endpoint, is_probe: true });
         }
-        let picked = self.balancer.borrow_mut().pick(&Ask { now, key: None, avoid }, rng);
+        let picked = self.balancer.borrow_mut().pick(ask, rng);
         picked.map(|endpoint| Pick { endpoint, is_probe: false })
     }
 
     /// Brings the balancer up to date with what any shard has decided.
     fn look_at_accrual(&self, now: Duration) {
-        let Some(seen) = self.accrual.changed_since(self.seen.get()) else { return };
+        let Some(seen) = self.shared.accrual.changed_since(self.seen.get()) else { return };
         self.seen.set(seen);
         let mut balancer = self.balancer.borrow_mut();
         for endpoint in 0..self.endpoints.len() {
-            let standing = match self.accrual.state(endpoint) {
+            let standing = match self.shared.accrual.state(endpoint) {
                 EndpointState::Available => Standing::Available,
                 EndpointState::Draining => Standing::Drained,
                 EndpointState::Ejected | EndpointState::Probing => Standing::Out,
@@ -148,7 +154,7 @@ impl Upstream {
 
     /// What came of an attempt, for the accrual.
     fn judge(&self, endpoint: usize, success: bool, context: &Context) {
-        if self.accrual.watches_rates() {
+        if self.shared.accrual.watches_rates() {
             let (successes, failures) = self.endpoints[endpoint].judged.get();
             let judged = match success {
                 true => (successes.saturating_add(1), failures),
@@ -156,8 +162,8 @@ impl Upstream {
             };
             self.endpoints[endpoint].judged.set(judged);
         } else if success {
-            self.accrual.succeeded(endpoint);
-        } else if self.accrual.failed(endpoint) {
+            self.shared.accrual.succeeded(endpoint);
+        } else if self.shared.accrual.failed(endpoint) {
             self.count(context, |counts| counts.removals += 1);
             tracing::info!(service = self.name, endpoint, "ejected");
         }
@@ -165,7 +171,7 @@ impl Upstream {
 
     fn probed(&self, endpoint: usize, success: bool, context: &Context) {
         let report = if success { Report::Succeeded } else { Report::Failed };
-        if let Some(lasted) = self.accrual.report(endpoint, report) {
+        if let Some(lasted) = self.shared.accrual.report(endpoint, report) {
             tracing::info!(service = self.name, endpoint, ?lasted, "back");
             self.count(context, |counts| {
                 counts.revivals += 1;
@@ -174,19 +180,28 @@ impl Upstream {
         }
     }
 
+    /// Brings together what all shards have seen; ten times a second.
+    pub(super) fn refresh(&self, context: &Context) {
+        self.look_at_rates(context);
+        let (mut balancer, mut others) = (self.balancer.borrow_mut(), self.others.borrow_mut());
+        let pending = |endpoint| balancer.pending(endpoint);
+        let looks = self.shared.exchange_loads(context.number, pending, &mut others);
+        balancer.refresh(context.clock(), looks.then_some(&others[..]));
+    }
+
     /// Tells the accrual what was seen since the last time; the first shard also decides.
-    pub(super) fn look_at_rates(&self, context: &Context) {
-        if !self.accrual.watches_rates() {
+    fn look_at_rates(&self, context: &Context) {
+        if !self.shared.accrual.watches_rates() {
             return;
         }
         for (at, endpoint) in self.endpoints.iter().enumerate() {
             let (successes, failures) = endpoint.judged.take();
             if successes + failures > 0 {
-                self.accrual.add(at, successes, failures);
+                self.shared.accrual.add(at, successes, failures);
             }
         }
         if context.number == 0 {
-            let ejected = self.accrual.look();
+            let ejected = self.shared.accrual.look();
             self.count(context, |counts| counts.removals += ejected);
         }
     }
@@ -285,7 +300,7 @@ impl Upstream {
         out.extend((0..balancer.len()).map(|at| NodeGauges {
             load: u64::from(balancer.pending(at)),
             ewma_us: balancer.latency(at, now).map_or(0, |it| it.as_micros() as u64),
-            state: self.accrual.state(at),
+            state: self.shared.accrual.state(at),
         }));
     }
 
@@ -293,6 +308,36 @@ impl Upstream {
         self.endpoints.iter().for_each(|endpoint| endpoint.idle.borrow_mut().clear());
         self.idle_count.set(0);
     }
+}
+
+/// The balancer's kind, and what of a request it goes by.
+fn kind(balancer: &config::Balancer) -> (Kind, Option<HashKey>) {
+    let hundredths = |percent: u32| f64::from(percent) / 100.0;
+    let kind = match *balancer {
+        config::Balancer::RoundRobin => Kind::RoundRobin,
+        config::Balancer::LeastLoaded => Kind::LeastLoaded,
+        config::Balancer::Ewma { decay } => Kind::Ewma { decay },
+        config::Balancer::Aperture { decay, low_percent, high_percent, min_endpoints } => {
+            Kind::Aperture {
+                decay,
+                low: hundredths(low_percent),
+                high: hundredths(high_percent),
+                min: min_endpoints as usize,
+            }
+        }
+        config::Balancer::ConsistentHash { max_load_percent, .. } => {
+            Kind::ConsistentHash { bound: hundredths(max_load_percent) }
+        }
+    };
+    let hash_key = match balancer {
+        config::Balancer::ConsistentHash { by, .. } => Some(match by {
+            config::HashBy::Header(name) => HashKey::Header(name.clone()),
+            config::HashBy::Cookie(name) => HashKey::Cookie(name.clone()),
+            config::HashBy::Source => HashKey::Source,
+        }),
+        _ => None,
+    };
+    (kind, hash_key)
 }
 
 /// An attempt's place in its endpoint's load; taken back when the attempt is over, however it ends.
@@ -338,7 +383,7 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         if self.is_probe {
-            self.upstream.accrual.report(self.endpoint, Report::Lost);
+            self.upstream.shared.accrual.report(self.endpoint, Report::Lost);
         }
         let now = self.outcome.map_or(self.started, |(now, _)| now);
         let latency = self.outcome.map(|(_, latency)| latency);

@@ -23,7 +23,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::control::{Command, Event};
 use crate::ring::{self, MailboxSender};
-use crate::shard::{self, Given, Listeners, Peers, Process, Reporting, Shard};
+use crate::shard::{self, Given, Listeners, Peers, Process, Reporting, Services, Shard};
 use crate::telemetry::collect::{self, Inlet};
 use crate::telemetry::exporters::Made;
 use crate::telemetry::layout::{Layout, Registry, ServerName, ServiceFacts, Topology};
@@ -76,7 +76,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let process = Process {
         started,
         addresses: addresses.clone().into(),
-        accruals: shard::accruals(&config, started),
+        services: Services::new(&config, started),
     };
     let (commands, shards) = start_shards(&config, listeners, process, reporting, &events)?;
     await_ready(&inbox, shards.len())?;

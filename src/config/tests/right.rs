@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Address, Balancer, Mode};
+use super::super::{Accrual, Address, Backoff, Balancer, Classifier, HashBy, Methods, Mode};
 use super::{GOOD, bad, good, with};
 
 #[test]
@@ -102,10 +102,72 @@ services:
 }
 
 #[test]
-fn a_decay_belongs_to_ewma() {
-    let service = "{balancer: {kind: least_loaded, decay_ms: 5}, endpoints: ";
-    let errors = bad(&with("{endpoints: ", service));
-    assert!(errors[0].contains("services.web.balancer.decay_ms: this balancer has no decay"));
+fn some_keys_belong_to_one_kind_of_balancer() {
+    let of = |balancer: &str| with("{endpoints: ", &format!("{{balancer: {balancer}, endpoints: "));
+    for (balancer, error) in [
+        ("{kind: least_loaded, decay_ms: 5}", "decay_ms: kind least_loaded has no decay_ms"),
+        ("{min_endpoints: 5}", "min_endpoints: kind ewma has no min_endpoints"),
+        ("{kind: aperture, hash_by: source}", "hash_by: kind aperture has no hash_by"),
+        ("{kind: consistent_hash}", "hash_by: needed, and not there"),
+        ("{kind: consistent_hash, hash_by: 'header:a b'}", "hash_by: nothing to hash by"),
+        ("{kind: aperture, low_load_percent: 101}", "low_load_percent: 101 is more than half"),
+    ] {
+        let errors = bad(&of(balancer));
+        assert_eq!(errors.len(), 1, "{balancer}: {errors:?}");
+        assert!(errors[0].contains(&format!("services.web.balancer.{error}")), "{errors:?}");
+    }
+    let balancer = |text: &str| good(&of(text)).services[0].balancer.clone();
+    assert_eq!(
+        balancer("{kind: aperture, min_endpoints: 7}"),
+        Balancer::Aperture {
+            decay: Duration::from_secs(5),
+            low_percent: 50,
+            high_percent: 200,
+            min_endpoints: 7
+        }
+    );
+    for (text, by) in [
+        ("source", HashBy::Source),
+        ("header:X-User", HashBy::Header("x-user".into())),
+        ("cookie:Session_1", HashBy::Cookie("Session_1".into())),
+    ] {
+        let balancer = balancer(&format!("{{kind: consistent_hash, hash_by: '{text}'}}"));
+        assert_eq!(balancer, Balancer::ConsistentHash { by, max_load_percent: 125 });
+    }
+}
+
+#[test]
+fn retries_and_failure_accrual() {
+    let of = |rules: &str| with("{endpoints: ", &format!("{{{rules}, endpoints: "));
+    for (rules, error) in [
+        ("failure_accrual: {kind: none, failures: 3}", "failures: kind none has no failures"),
+        ("failure_accrual: {min_ejection_ms: 400000}", "min_ejection_ms: 400000 is more than"),
+        ("failure_accrual: {max_ejected_percent: 0}", "max_ejected_percent: out of range"),
+        ("retries: {statuses: [503]}", "statuses: classifier non_retryable_5xx has no statuses"),
+        ("retries: {classifier: statuses}", "statuses: needed, and not there"),
+        ("retries: {classifier: statuses, statuses: [200]}", "statuses[0]: out of range"),
+        ("retries: {backoff: {min_ms: 3}}", "backoff.min_ms: kind none has no min_ms"),
+        (
+            "retries: {backoff: {kind: jittered, min_ms: 2000}}",
+            "backoff.min_ms: 2000 is more than max_ms, which is 1000",
+        ),
+    ] {
+        let errors = bad(&of(rules));
+        assert_eq!(errors.len(), 1, "{rules}: {errors:?}");
+        assert!(errors[0].contains(error), "{rules}: {errors:?}");
+    }
+    let config = good(&of(
+        "failure_accrual: {kind: success_rate_windowed, success_rate_percent: 90, window_secs: 7}, \
+         retries: {classifier: statuses, statuses: [503, 429, 503], methods: all, \
+         backoff: {kind: constant, ms: 7}}",
+    ));
+    let service = &config.services[0];
+    let window = Duration::from_secs(7);
+    let rule = Accrual::SuccessRateWindowed { percent: 90, window };
+    assert_eq!(service.failure_accrual.accrual, rule);
+    let statuses = Classifier::Statuses { statuses: vec![429, 503], methods: Methods::All };
+    assert_eq!(service.retries.classifier, statuses);
+    assert_eq!(service.retries.backoff, Backoff::Constant(Duration::from_millis(7)));
 }
 
 #[test]
