@@ -121,7 +121,7 @@ fn the_ring_does_not_depend_on_slots() {
         let keys: Vec<u64> = (0..6).map(|_| keys.next_u64()).collect();
         let guest = other.add(5, rng.next_u64(), ms(0), false);
         other.rebuild(ms(0));
-        let mut slots = vec![0; 6];
+        let mut slots = [0; 6];
         for at in [5, 4, 3] {
             slots[at] = other.add(1, keys[at], ms(0), false);
         }

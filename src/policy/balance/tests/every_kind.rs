@@ -4,7 +4,7 @@ use super::*;
 
 /// Which of the slots are picked in many tries, with a key or without.
 fn picked(balancer: &mut Balancer, rng: &mut Rng) -> Vec<usize> {
-    let mut found = vec![false; 16];
+    let mut found = [false; 16];
     for _ in 0..400 {
         let ask = Ask { key: Some(rng.next_u64()).filter(|key| key % 2 == 0), ..at(ms(0)) };
         if let Some(slot) = balancer.pick(&ask, rng) {

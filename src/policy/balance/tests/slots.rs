@@ -81,7 +81,7 @@ fn step(balancer: &mut Balancer, model: &mut Model, rng: &mut Rng, number: u64, 
         }
         (6, _) => {
             let totals: Vec<u32> = (0..rng.below(12)).map(|_| rng.below(9) as u32).collect();
-            balancer.refresh(now, Some(&totals).map(Vec::as_slice).filter(|it| !it.is_empty()));
+            balancer.refresh(now, Some(&totals[..]).filter(|it| !it.is_empty()));
         }
         (7, _) => balancer.rebuild(now),
         (8, _) => balancer.set_slow_start([None, Some(ms(300))][rng.below(2)]),
