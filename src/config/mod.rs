@@ -221,6 +221,7 @@ pub struct Service {
     pub pool: Pool,
     pub failure_accrual: FailureAccrual,
     pub retries: Retries,
+    pub limits: Limits,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -309,6 +310,16 @@ pub struct Pool {
     /// For the process: divided over the shards, of which each keeps at least one.
     pub max_idle: usize,
     pub idle: Duration,
+}
+
+/// How many requests a service has under way at once; for the process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// `None`: as many as come.
+    pub max_concurrent: Option<u32>,
+    /// How many more wait for a place.
+    pub max_queue: u32,
+    pub queue_timeout: Duration,
 }
 
 /// When an endpoint is left alone, and for how long.

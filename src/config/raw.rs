@@ -152,6 +152,7 @@ pub(super) struct Service {
     pub(super) pool: Section<Pool>,
     pub(super) failure_accrual: Section<FailureAccrual>,
     pub(super) retries: Section<Retries>,
+    pub(super) limits: Section<Limits>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -212,6 +213,14 @@ pub(super) struct Retries {
     pub(super) budget: Section<RetryBudget>,
     pub(super) backoff: Section<Backoff>,
     pub(super) replay_buffer_bytes: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub(super) max_concurrent: Leaf,
+    pub(super) max_queue: Leaf,
+    pub(super) queue_timeout_ms: Leaf,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -285,6 +294,7 @@ impl Short for ServiceTimeouts {}
 impl Short for Pool {}
 impl Short for FailureAccrual {}
 impl Short for Retries {}
+impl Short for Limits {}
 impl Short for RetryBudget {}
 impl Short for Backoff {}
 

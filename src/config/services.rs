@@ -3,7 +3,7 @@
 use super::errors::Path;
 use super::leaves::Check;
 use super::raw::{self, List, Named};
-use super::{Address, Endpoint, NotAnAddress, Pool, Service, UpstreamTimeouts};
+use super::{Address, Endpoint, Limits, NotAnAddress, Pool, Service, UpstreamTimeouts};
 use super::{balancer, resilience};
 
 const WEIGHT: u64 = 1;
@@ -16,6 +16,11 @@ const ATTEMPT_MS: u64 = 60_000;
 /// 0: no limit.
 const REQUEST_MS: u64 = 0;
 const EXPECT_TIMEOUT_MS: u64 = 1_000;
+/// 0: no limit.
+const MAX_CONCURRENT: u64 = 0;
+/// A queue makes everybody late; who wants one says how long.
+const MAX_QUEUE: u64 = 0;
+const QUEUE_TIMEOUT_MS: u64 = 1_000;
 const MAX_IDLE: u64 = 1_024;
 /// Below the 60 to 75 s after which most origins close, so that they rarely close first.
 const POOL_IDLE_MS: u64 = 30_000;
@@ -50,6 +55,7 @@ fn service(name: &str, raw: &raw::Service, at: &Path, check: &mut Check) -> Serv
             check,
         ),
         retries: resilience::retries(&raw.retries.0, &at.key("retries"), check),
+        limits: limits(&raw.limits.0, &at.key("limits"), check),
     }
 }
 
@@ -87,6 +93,23 @@ fn address(raw: &raw::Endpoint, at: &Path, check: &mut Check) -> Option<Address>
         check.report.value(&key, format!("bad address ({text:?})"), NotAnAddress);
     }
     address
+}
+
+fn limits(raw: &raw::Limits, at: &Path, check: &mut Check) -> Limits {
+    let mut number = |name: &str, leaf, default| {
+        check.number(&at.key(name), leaf, default, 0..=10_000_000) as u32
+    };
+    let max_concurrent = number("max_concurrent", &raw.max_concurrent, MAX_CONCURRENT);
+    let max_queue = number("max_queue", &raw.max_queue, MAX_QUEUE);
+    Limits {
+        max_concurrent: (max_concurrent > 0).then_some(max_concurrent),
+        max_queue,
+        queue_timeout: check.millis(
+            &at.key("queue_timeout_ms"),
+            &raw.queue_timeout_ms,
+            QUEUE_TIMEOUT_MS,
+        ),
+    }
 }
 
 fn timeouts(raw: &raw::ServiceTimeouts, at: &Path, check: &mut Check) -> UpstreamTimeouts {

@@ -204,6 +204,14 @@ fn service(service: &Service) -> Value {
         ),
         ("failure_accrual", failure_accrual(&service.failure_accrual)),
         ("retries", retries(&service.retries)),
+        (
+            "limits",
+            map([
+                ("max_concurrent", service.limits.max_concurrent.unwrap_or(0).into()),
+                ("max_queue", service.limits.max_queue.into()),
+                ("queue_timeout_ms", millis(service.limits.queue_timeout)),
+            ]),
+        ),
     ])
 }
 

@@ -21,6 +21,7 @@ use super::accept::{Head, accept, error_bytes, refused};
 use super::context::{Context, Hold, Router, Server};
 use super::exchange::{Exchange, Link, Turn};
 use super::ledger::Answer;
+use super::limits::Place;
 use super::transport::Transport;
 use super::tunnel::Tunnel;
 use crate::http::{Method, Peer, PeerText, Reason};
@@ -334,10 +335,11 @@ impl Connection {
             }
             Turn::Tunnel => {
                 let attempt = exchange.attempt.take();
+                let place = std::mem::replace(&mut exchange.place, Place::Unasked);
                 self.recycle(exchange);
                 if let Some(attempt) = attempt {
                     self.context.record(|recorder| recorder.tunnel(self.server, true));
-                    self.state = State::Tunnel(Box::new(Tunnel::new(attempt)));
+                    self.state = State::Tunnel(Box::new(Tunnel::new(attempt, place)));
                 }
                 false
             }

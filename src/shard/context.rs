@@ -130,10 +130,9 @@ impl Context {
         let started = *started;
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
-        let shards = config.runtime.shards.len();
         let services = config.services.iter().enumerate();
         let upstreams =
-            services.map(|(index, service)| Upstream::new(index, service, shared, shards));
+            services.map(|(index, service)| Upstream::new(index, service, shared, number, &peers));
         let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
         let mut servers = Vec::new();

@@ -1,6 +1,7 @@
 //! What an exchange waits for, how long it may, and what follows when that is over.
 
 use super::exchange::{Exchange, Link, NEVER, Turn};
+use super::limits::Place;
 use super::transport::Transport;
 use crate::http::Reason;
 use crate::http1::encode;
@@ -10,6 +11,8 @@ use crate::ring::Chunk;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     New,
+    /// For a place.
+    Queue,
     /// Before a retry.
     Backoff,
     Connect,
@@ -26,6 +29,7 @@ impl Exchange {
         match &self.attempt {
             _ if self.rules.response_has_begun() => Phase::Download,
             None if !self.retry_at.is_zero() => Phase::Backoff,
+            None if matches!(self.place, Place::Waiting(_)) => Phase::Queue,
             Some(attempt) if attempt.connecting => Phase::Connect,
             _ if self.upload.is_ended() || self.upload_lost => Phase::Answer,
             _ if self.expects => Phase::Expect,
@@ -50,6 +54,7 @@ impl Exchange {
         let after = match self.phase {
             Phase::New => None,
             Phase::Backoff => Some(self.retry_at.saturating_sub(link.context.ring.now())),
+            Phase::Queue => Some(self.upstream.queue_timeout),
             Phase::Connect => Some(timeouts.connect),
             Phase::Expect => Some(timeouts.expect),
             Phase::Answer => timeouts.attempt,
@@ -77,6 +82,8 @@ impl Exchange {
         self.phase = Phase::New;
         match phase {
             Phase::New | Phase::Backoff => None,
+            Phase::Queue if self.place.look() => None,
+            Phase::Queue => self.fail(Reason::Overloaded, link),
             Phase::Connect => self.fail(Reason::ConnectTimeout, link),
             Phase::Answer => self.fail(Reason::AttemptTimeout, link),
             Phase::Expect => {

@@ -18,6 +18,7 @@ use super::attempt::{Answered, Attempt};
 use super::context::{Context, Router};
 use super::deadlines::Phase;
 use super::ledger::{Bytes, Ledger};
+use super::limits::Place;
 use super::pump::{Copy, Pump, Pumped};
 use super::retries::Grant;
 use super::transport::Transport;
@@ -75,6 +76,8 @@ enum Look {
 pub(super) struct Exchange {
     pub(super) rules: http::Exchange,
     pub(super) upstream: Rc<Upstream>,
+    /// Of the service's limit; held for as long as the exchange lasts.
+    pub(super) place: Place,
     pub(super) ledger: Ledger,
     pub(super) attempt: Option<Attempt>,
     /// The head as it goes out, what of the body came with it, and what is kept of the rest.
@@ -156,6 +159,7 @@ impl Exchange {
             phase: Phase::New,
             deadline: NEVER,
             request_deadline,
+            place: Place::Unasked,
             upstream,
             moved_bytes: 0,
             taken_bytes: [0; 2],
@@ -198,6 +202,7 @@ impl Exchange {
     /// Gives back what an exchange that is over has kept.
     pub(super) fn clear(&mut self, context: &Context) {
         self.attempt = None;
+        self.place = Place::Unasked;
         let copy = std::mem::replace(&mut self.copy, Copy::new(Vec::new(), 0));
         context.ring.recycle(copy.into_bytes());
     }
@@ -215,7 +220,7 @@ impl Exchange {
             }
             let look = match &self.attempt {
                 None if self.retry_at > link.context.ring.now() => Look::Wait,
-                None => self.begin_attempt(link),
+                None => self.enter(link),
                 Some(attempt) if attempt.connecting => self.connect(link),
                 Some(_) => self.talk(client, link),
             };
@@ -233,6 +238,20 @@ impl Exchange {
                     return Turn::Wait;
                 }
             }
+        }
+    }
+
+    /// Begins an attempt once the request has a place.
+    fn enter(&mut self, link: &Link<'_>) -> Look {
+        if matches!(self.place, Place::Unasked) {
+            self.place = self.upstream.gate.ask(link.waker);
+        }
+        if self.place.look() {
+            return self.begin_attempt(link);
+        }
+        match self.place {
+            Place::Refused => Look::Failed(Reason::Overloaded),
+            _ => Look::Wait,
         }
     }
 

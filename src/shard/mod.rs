@@ -17,6 +17,7 @@ mod context;
 mod deadlines;
 mod exchange;
 mod ledger;
+mod limits;
 mod listener;
 mod peers;
 mod pump;
@@ -194,6 +195,7 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
         while let Some(command) = mailbox.take() {
             match command {
                 Command::Adopt { socket, server } => listener::serve(&context, server, socket),
+                Command::Room { service } => context.upstreams[service].gate.admit(),
                 Command::Drain { grace, drain } => {
                     context.begin_drain(grace, drain);
                     context.ring.wake_all();

@@ -47,9 +47,20 @@ impl Peers {
         Peers { shards: shards.into_iter().map(peer).collect() }
     }
 
+    /// How many shards there are.
+    pub(super) fn len(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Tells the others how many connections shard `me` has.
     pub(super) fn publish(&self, me: usize, connections: usize) {
         self.shards[me].connections.0.store(connections, Ordering::Relaxed);
+    }
+
+    /// Tells a shard that a place of a service's is free. Where its mailbox is full it looks by
+    /// itself soon.
+    pub(super) fn tell_room(&self, shard: usize, service: usize) {
+        let _ = self.shards[shard].commands.send(Command::Room { service });
     }
 
     /// Finds a shard for a socket that shard `me` has accepted.

@@ -1,5 +1,5 @@
-//! What the shards share of each service: its failure accrual, and for balancers that need it, how
-//! much each shard has under way.
+//! What the shards share of each service: its failure accrual, its limit, and for balancers that
+//! need it, how much each shard has under way.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::accrual::Accrual;
+use super::limits::Limit;
 use crate::config::{self, Config};
+use crate::policy::concurrency::ConcurrencyLimit;
 
 /// Of one service.
 pub(super) struct Shared {
     pub(super) accrual: Accrual,
+    pub(super) limit: Option<Limit>,
     /// Attempts under way by shard and endpoint, each as its shard wrote them last: ten times a
     /// second, and so by nobody on the way of a request. Empty where the balancer does not look.
     loads: Box<[Box<[AtomicU32]>]>,
@@ -36,7 +39,16 @@ impl Services {
                 config::Balancer::Aperture { .. } | config::Balancer::ConsistentHash { .. }
             );
             let accrual = Accrual::new(service, started, seed);
-            Arc::new(Shared { accrual, loads: (0..shards).filter(|_| looks).map(loads).collect() })
+            let rules = &service.limits;
+            let limit = rules.max_concurrent.map(|max_concurrent| {
+                let max_queue = rules.max_queue;
+                Limit::new(ConcurrencyLimit { max_concurrent, max_queue }, shards)
+            });
+            Arc::new(Shared {
+                accrual,
+                limit,
+                loads: (0..shards).filter(|_| looks).map(loads).collect(),
+            })
         };
         Services { each: config.services.iter().map(shared).collect(), seed }
     }

@@ -2,6 +2,7 @@
 
 use super::attempt::Attempt;
 use super::exchange::{Link, Turn};
+use super::limits::Place;
 use super::pump::{Pump, Pumped};
 use super::report::Meter;
 use super::transport::Transport;
@@ -13,6 +14,8 @@ pub(super) struct Tunnel {
     _meter: Option<Meter>,
     /// A tunnel is load on its endpoint for as long as it lasts.
     _load: Load,
+    /// And a request under way.
+    _place: Place,
     up: Pump,
     down: Pump,
     up_closed: bool,
@@ -21,12 +24,13 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(attempt: Attempt) -> Tunnel {
+    pub(super) fn new(attempt: Attempt, place: Place) -> Tunnel {
         let pump = || Pump::new(Framing::UntilClose, Framing::UntilClose, None);
         Tunnel {
             upstream: attempt.transport,
             _meter: attempt.meter,
             _load: attempt.load,
+            _place: place,
             up: pump(),
             down: pump(),
             up_closed: false,

@@ -16,6 +16,8 @@ use socket2::SockAddr;
 
 use super::accrual::Seen;
 use super::context::Context;
+use super::limits::Gate;
+use super::peers::Peers;
 use super::report::Meter;
 use super::retries::Retries;
 use super::shared::{Services, Shared};
@@ -68,6 +70,9 @@ pub(super) struct Upstream {
     pub(super) retries: Retries,
     /// What of a request the balancer goes by, if it does.
     pub(super) hash_key: Option<HashKey>,
+    /// Where requests get their place.
+    pub(super) gate: Rc<Gate>,
+    pub(super) queue_timeout: Duration,
     shared: Arc<Shared>,
     /// Kept for its memory: what other shards have under way, by endpoint.
     others: RefCell<Vec<u32>>,
@@ -86,8 +91,15 @@ impl Upstream {
         index: usize,
         service: &config::Service,
         services: &Services,
-        shards: usize,
+        shard: usize,
+        peers: &Arc<Peers>,
     ) -> io::Result<Upstream> {
+        let shards = peers.len();
+        let shared = services.each[index].clone();
+        let tell = {
+            let peers = peers.clone();
+            move |shard| peers.tell_room(shard, index)
+        };
         let (kind, hash_key) = kind(&service.balancer);
         let mut balancer = Balancer::new(kind, services.seed);
         balancer.set_slow_start(service.slow_start);
@@ -115,7 +127,9 @@ impl Upstream {
             balancer: RefCell::new(balancer),
             retries: Retries::new(&service.retries, shards),
             hash_key,
-            shared: services.each[index].clone(),
+            gate: Rc::new(Gate::new(shared.clone(), shard, Box::new(tell))),
+            queue_timeout: service.limits.queue_timeout,
+            shared,
             others: RefCell::default(),
             seen: Cell::new(Seen::NOTHING),
             endpoints: endpoints.collect::<io::Result<_>>()?,
@@ -182,6 +196,7 @@ impl Upstream {
 
     /// Brings together what all shards have seen; ten times a second.
     pub(super) fn refresh(&self, context: &Context) {
+        self.gate.admit();
         self.look_at_rates(context);
         let (mut balancer, mut others) = (self.balancer.borrow_mut(), self.others.borrow_mut());
         let pending = |endpoint| balancer.pending(endpoint);
@@ -289,8 +304,8 @@ impl Upstream {
             // An attempt and a tunnel have one connection each.
             pool_size: idle + load,
             pool_cached: idle,
+            pool_waiters: self.gate.waiting() as u64,
             retry_budget: self.retries.balance(now),
-            ..ServiceGauges::default()
         }
     }
 

@@ -286,10 +286,8 @@ impl Fold<'_> {
 /// pass: what comes after adds up a series at a time, and needs no order within it.
 fn by_series(counts: &[(Key, u32)], of_series: &[u32]) -> Vec<(Key, u32)> {
     let mut sorted = vec![(Key(0), 0); counts.len()];
-    let mut next: Vec<u32> = of_series
-        .iter()
-        .scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count)))
-        .collect();
+    let mut next: Vec<u32> =
+        of_series.iter().scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count))).collect();
     for one in counts {
         let at = &mut next[one.0.series().0 as usize];
         sorted[*at as usize] = *one;

@@ -1,0 +1,297 @@
+//! How many requests of a service are under way at once, over all shards, and who waits.
+//!
+//! Both numbers are one padded atomic, so that the limit holds exactly whatever shards do at once;
+//! it is touched only where a limit is configured. Those who wait stand in a queue of their shard.
+//! A place that becomes free goes to the first in the queue of the shard where it did; with nobody
+//! there it is given back, and a shard with a queue is sent word. Word that finds a full mailbox is
+//! made up for within a tenth of a second, when each shard looks by itself.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+
+use super::shared::Shared;
+use crate::policy::concurrency::{Admission, ConcurrencyLimit};
+
+/// Of one service, for all shards.
+pub(super) struct Limit {
+    rule: ConcurrencyLimit,
+    counts: Counts,
+    /// Of those who wait, how many do on each shard.
+    waiting: Box<[AtomicU32]>,
+}
+
+/// Running in the lower half, waiting in the upper. A pair of cache lines of its own.
+#[repr(align(128))]
+struct Counts(AtomicU64);
+
+fn unpack(counts: u64) -> (u32, u32) {
+    (counts as u32, (counts >> 32) as u32)
+}
+
+fn pack(running: u32, waiting: u32) -> u64 {
+    u64::from(waiting) << 32 | u64::from(running)
+}
+
+impl Limit {
+    pub(super) fn new(rule: ConcurrencyLimit, shards: usize) -> Limit {
+        Limit {
+            rule,
+            counts: Counts(AtomicU64::new(0)),
+            waiting: (0..shards).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// For a newcomer on shard `me`, who is counted as what the answer says.
+    fn ask(&self, me: usize) -> Admission {
+        let mut admission = Admission::Refuse;
+        self.update(|running, waiting| {
+            admission = self.rule.admit(running, waiting);
+            match admission {
+                Admission::Admit => Some((running + 1, waiting)),
+                Admission::Wait => Some((running, waiting + 1)),
+                Admission::Refuse => None,
+            }
+        });
+        if admission == Admission::Wait {
+            self.waiting[me].fetch_add(1, Ordering::SeqCst);
+        }
+        admission
+    }
+
+    /// Whether the first in the queue of shard `me` may start, which then counts as running.
+    fn start_waiter(&self, me: usize) -> bool {
+        let start =
+            |running, waiting| self.rule.has_room(running).then(|| (running + 1, waiting - 1));
+        let started = self.update(start);
+        if started {
+            self.waiting[me].fetch_sub(1, Ordering::SeqCst);
+        }
+        started
+    }
+
+    /// A place goes from who ends to who waits, both on shard `me`.
+    fn hand_over(&self, me: usize) {
+        self.waiting[me].fetch_sub(1, Ordering::SeqCst);
+        self.update(|running, waiting| Some((running, waiting - 1)));
+    }
+
+    /// One who waited on shard `me` does no more.
+    fn give_up(&self, me: usize) {
+        self.hand_over(me);
+    }
+
+    /// One who ran has ended. The shard that is to be told, if anybody waits.
+    fn leave(&self, me: usize) -> Option<usize> {
+        self.update(|running, waiting| Some((running - 1, waiting)));
+        let shards = self.waiting.len();
+        let mut others = (1..shards).map(|step| (me + step) % shards);
+        others.find(|shard| self.waiting[*shard].load(Ordering::SeqCst) > 0)
+    }
+
+    fn update(&self, mut change: impl FnMut(u32, u32) -> Option<(u32, u32)>) -> bool {
+        let change = |counts| {
+            let (running, waiting) = unpack(counts);
+            change(running, waiting).map(|(running, waiting)| pack(running, waiting))
+        };
+        self.counts.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
+    }
+}
+
+struct Waiter {
+    state: Rc<Cell<Waits>>,
+    waker: Waker,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Waits {
+    Still,
+    /// It has a place, and may not know yet.
+    Granted,
+    /// It went away.
+    Gone,
+}
+
+/// A service's limit as one shard uses it.
+pub(super) struct Gate {
+    shared: Arc<Shared>,
+    me: usize,
+    /// The first gets a place first.
+    waiters: RefCell<VecDeque<Waiter>>,
+    /// Tells a shard that a place is free.
+    tell: Box<dyn Fn(usize)>,
+}
+
+/// What a request has of its service's limit. Given back when it is dropped.
+pub(super) enum Place {
+    /// It has not asked.
+    Unasked,
+    /// There is no limit.
+    Free,
+    Held(#[expect(dead_code, reason = "its drop gives the place back")] Held),
+    Waiting(Ticket),
+    Refused,
+}
+
+pub(super) struct Held {
+    gate: Rc<Gate>,
+}
+
+pub(super) struct Ticket {
+    gate: Rc<Gate>,
+    state: Rc<Cell<Waits>>,
+}
+
+impl Gate {
+    /// Of shard `me`. `tell` sends word to another shard.
+    pub(super) fn new(shared: Arc<Shared>, me: usize, tell: Box<dyn Fn(usize)>) -> Gate {
+        Gate { shared, me, waiters: RefCell::default(), tell }
+    }
+
+    fn limit(&self) -> Option<&Limit> {
+        self.shared.limit.as_ref()
+    }
+
+    /// How many wait here.
+    pub(super) fn waiting(&self) -> usize {
+        let waiters = self.waiters.borrow();
+        waiters.iter().filter(|waiter| waiter.state.get() == Waits::Still).count()
+    }
+
+    /// For a newcomer; `waker` is woken when it has a place.
+    pub(super) fn ask(self: &Rc<Gate>, waker: &Waker) -> Place {
+        let Some(limit) = self.limit() else { return Place::Free };
+        match limit.ask(self.me) {
+            Admission::Admit => Place::Held(Held { gate: self.clone() }),
+            Admission::Refuse => Place::Refused,
+            Admission::Wait => {
+                let state = Rc::new(Cell::new(Waits::Still));
+                let waiter = Waiter { state: state.clone(), waker: waker.clone() };
+                self.waiters.borrow_mut().push_back(waiter);
+                // A place that became free before this one was counted was told to nobody.
+                self.admit();
+                Place::Waiting(Ticket { gate: self.clone(), state })
+            }
+        }
+    }
+
+    /// Lets in who waits here while there are places.
+    pub(super) fn admit(&self) {
+        let Some(limit) = self.limit() else { return };
+        let mut waiters = self.waiters.borrow_mut();
+        loop {
+            while waiters.front().is_some_and(|waiter| waiter.state.get() != Waits::Still) {
+                waiters.pop_front();
+            }
+            if waiters.is_empty() || !limit.start_waiter(self.me) {
+                return;
+            }
+            waiters.pop_front().into_iter().for_each(|waiter| waiter.grant());
+        }
+    }
+
+    /// A place of this shard's is free.
+    fn leave(&self) {
+        let Some(limit) = self.limit() else { return };
+        let mut waiters = self.waiters.borrow_mut();
+        while let Some(waiter) = waiters.pop_front() {
+            if waiter.state.get() == Waits::Still {
+                limit.hand_over(self.me);
+                return waiter.grant();
+            }
+        }
+        if let Some(shard) = limit.leave(self.me) {
+            (self.tell)(shard);
+        }
+    }
+}
+
+impl Waiter {
+    fn grant(&self) {
+        self.state.set(Waits::Granted);
+        self.waker.wake_by_ref();
+    }
+}
+
+impl Place {
+    /// Whether the request may go ahead, once it has asked; a ticket that was granted is a place.
+    pub(super) fn look(&mut self) -> bool {
+        if let Place::Waiting(ticket) = self
+            && ticket.state.get() == Waits::Granted
+        {
+            // The ticket owes nothing any more: what it was granted is held.
+            ticket.state.set(Waits::Gone);
+            *self = Place::Held(Held { gate: ticket.gate.clone() });
+        }
+        matches!(self, Place::Free | Place::Held(_))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gate.leave();
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        match self.state.replace(Waits::Gone) {
+            Waits::Still => {
+                if let Some(limit) = self.gate.limit() {
+                    limit.give_up(self.gate.me);
+                }
+            }
+            Waits::Granted => self.gate.leave(),
+            Waits::Gone => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(max_concurrent: u32, max_queue: u32) -> Limit {
+        Limit::new(ConcurrencyLimit { max_concurrent, max_queue }, 3)
+    }
+
+    #[test]
+    fn who_leaves_tells_a_shard_where_somebody_waits() {
+        let limit = limit(1, 2);
+        assert_eq!(limit.ask(0), Admission::Admit);
+        assert_eq!((limit.ask(2), limit.ask(2)), (Admission::Wait, Admission::Wait));
+        assert_eq!(limit.ask(1), Admission::Refuse);
+        assert!(!limit.start_waiter(2), "there is no place yet");
+        assert_eq!(limit.leave(0), Some(2));
+        assert!(limit.start_waiter(2));
+        limit.hand_over(2);
+        assert_eq!(limit.leave(2), None);
+        assert_eq!(unpack(limit.counts.0.load(Ordering::SeqCst)), (0, 0));
+    }
+
+    #[test]
+    fn no_more_run_than_may_whatever_threads_do() {
+        use std::sync::atomic::AtomicU32;
+        const MOST: u32 = 3;
+        let (limit, running) = (limit(MOST, 0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for me in 0..3 {
+                let (limit, running) = (&limit, &running);
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        if limit.ask(me) == Admission::Admit {
+                            let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                            assert!(now <= MOST, "{now}");
+                            running.fetch_sub(1, Ordering::SeqCst);
+                            limit.leave(me);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(unpack(limit.counts.0.load(Ordering::SeqCst)), (0, 0));
+    }
+}

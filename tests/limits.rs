@@ -1,0 +1,150 @@
+//! How many requests a service has under way at once: exactly as many as it may, over all shards.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Origin, Proxy, Wire, both, config, ok};
+
+const WEB: &str = "rt/http/service/web";
+
+/// An origin that takes a while, and the most requests that it had at once.
+fn slow(ms: u64) -> (Origin, Arc<AtomicUsize>) {
+    let (now, most) = (AtomicUsize::new(0), Arc::<AtomicUsize>::default());
+    let seen = most.clone();
+    let origin = Origin::answering(move |_| {
+        seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::park_timeout(Duration::from_millis(ms));
+        now.fetch_sub(1, Ordering::SeqCst);
+        ok("fine")
+    });
+    (origin, most)
+}
+
+fn start(origin: &Origin, limits: &str, cores: &str) -> Proxy {
+    let yaml = config(&[origin.address], "", &format!("limits: {{{limits}}}"));
+    Proxy::start(&format!("telemetry: {{flush_interval_ms: 20}}\n{yaml}"), cores)
+}
+
+/// The statuses of what so many clients get, each asking `requests` times. What is refused says
+/// when to come back.
+fn ask(proxy: &Proxy, clients: usize, requests: usize) -> Vec<u16> {
+    let threads: Vec<_> = (0..clients)
+        .map(|_| {
+            let address = proxy.address;
+            thread::spawn(move || {
+                let mut client = Wire::connect(address);
+                let status = |_| {
+                    let answer = client.get("/");
+                    if answer.status() == 503 {
+                        assert_eq!(answer.head.get("ringlane-error"), Some("overloaded"));
+                        assert_eq!(answer.head.get("retry-after"), Some("1"));
+                    }
+                    answer.status()
+                };
+                (0..requests).map(status).collect::<Vec<u16>>()
+            })
+        })
+        .collect();
+    threads.into_iter().flat_map(|it| it.join().expect("each is answered")).collect()
+}
+
+fn settled(proxy: &Proxy, requests: u64) -> common::Metrics {
+    let metrics = proxy.metrics_when("all are counted", |metrics| {
+        metrics.get(&format!("{WEB}/requests")) == requests
+            && metrics.get(&format!("{WEB}/pending")) == 0
+    });
+    metrics.check_conservation();
+    metrics
+}
+
+#[test]
+fn what_is_beyond_the_limit_is_told_to_come_back() {
+    both(|cores| {
+        let (origin, most) = slow(20);
+        let proxy = start(&origin, "max_concurrent: 5", cores);
+        let statuses = ask(&proxy, 20, 10);
+        assert_eq!(most.load(Ordering::SeqCst), 5);
+        let served = statuses.iter().filter(|&&status| status == 200).count();
+        let refused = statuses.iter().filter(|&&status| status == 503).count();
+        assert_eq!((served + refused, origin.requests().len()), (200, served));
+        assert!(refused > 0);
+        let metrics = settled(&proxy, 200);
+        assert_eq!(metrics.get(&format!("{WEB}/failures/overloaded")), refused as u64);
+        assert_eq!(metrics.get(&format!("{WEB}/answered_here")), refused as u64);
+    });
+}
+
+#[test]
+fn who_waits_is_served_when_a_place_is_free() {
+    both(|cores| {
+        let (origin, most) = slow(5);
+        let proxy = start(&origin, "max_concurrent: 2, max_queue: 100", cores);
+        let began = Instant::now();
+        let statuses = ask(&proxy, 16, 20);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+        // 320 requests of 5 ms, two at a time: a place that waits to be noticed would show.
+        let (took, least) = (began.elapsed(), Duration::from_millis(320 * 5 / 2));
+        assert!(took < 4 * least, "{took:?} for what takes {least:?}");
+        let metrics = settled(&proxy, 320);
+        assert_eq!(metrics.get("rt/http/client/web/pool_waiters"), 0);
+    });
+}
+
+#[test]
+fn nobody_waits_longer_than_that() {
+    both(|cores| {
+        let (origin, _) = slow(3_000);
+        let limits = "max_concurrent: 1, max_queue: 1, queue_timeout_ms: 150";
+        let proxy = start(&origin, limits, cores);
+        let mut first = proxy.connect();
+        first.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        proxy.metrics_when("it has the place", |metrics| {
+            metrics.get("rt/http/client/web/pending") == 1
+        });
+        let began = Instant::now();
+        let mut second = proxy.connect();
+        second.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        proxy.metrics_when("it waits", |metrics| {
+            metrics.get("rt/http/client/web/pool_waiters") == 1
+                && metrics.get(&format!("{WEB}/waiting")) == 1
+        });
+        assert_eq!(proxy.connect().get("/").status(), 503, "the queue is full");
+        let answer = second.answer();
+        assert_eq!(answer.head.get("ringlane-error"), Some("overloaded"));
+        assert!(began.elapsed() >= Duration::from_millis(150), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_client_that_goes_leaves_its_place_to_others() {
+    both(|cores| {
+        let (origin, most) = slow(30);
+        let proxy = start(&origin, "max_concurrent: 2, max_queue: 50", cores);
+        for _ in 0..20 {
+            // Some have a place by then and some wait for one.
+            let clients: Vec<Wire> = (0..6)
+                .map(|_| {
+                    let mut client = proxy.connect();
+                    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+                    client
+                })
+                .collect();
+            clients.into_iter().for_each(Wire::reset);
+        }
+        let statuses = ask(&proxy, 8, 5);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        let metrics = proxy.metrics_when("everybody is gone", |metrics| {
+            metrics.get(&format!("{WEB}/pending")) == 0
+        });
+        metrics.check_conservation();
+        assert_eq!(metrics.get("rt/http/client/web/pool_waiters"), 0);
+        // The origin answers to the end what nobody waits for any more.
+        assert!(most.load(Ordering::SeqCst) >= 2);
+        assert_eq!(ask(&proxy, 2, 10), [200; 20], "both places are there still");
+    });
+}
