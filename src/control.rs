@@ -9,8 +9,8 @@ pub enum Command {
     /// Accept for `grace` longer, then close what is idle and end what is not with its next
     /// answer; after `drain` more the shard ends whatever is left.
     Drain { grace: Duration, drain: Duration },
-    /// A place of a service's is free, for whoever waits there.
-    Room { service: usize },
+    /// A place of a service's limit, for whoever waits there.
+    Place { service: usize },
     /// A connection that another shard accepted for a server, by that one's index.
     Adopt { socket: OwnedFd, server: usize },
 }

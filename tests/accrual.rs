@@ -236,3 +236,55 @@ fn what_the_client_did_wrong_is_not_held_against_an_endpoint() {
         assert_eq!(accrual(&metrics, "removals"), 0);
     });
 }
+
+#[test]
+fn a_probe_that_becomes_a_tunnel_brings_its_endpoint_back() {
+    both(|cores| {
+        let good = Switch::start(false);
+        let fails = Arc::new(AtomicBool::new(true));
+        let now_fails = fails.clone();
+        let switching = Origin::start(move |mut wire, _| {
+            while let Ok(Some(_)) = wire.request() {
+                if now_fails.load(Ordering::SeqCst) {
+                    let answer = "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n";
+                    if wire.try_send(answer).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                let answer = "HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+                let _ = wire.try_send(answer);
+                // A tunnel that lasts until the client has enough of it.
+                while wire.some().is_ok_and(|bytes| !bytes.is_empty()) {}
+                return;
+            }
+        });
+        let rules = "failure_accrual: {failures: 2, min_ejection_ms: 100, max_ejection_ms: 100}";
+        let proxy = proxy(&[good.address(), switching.address], rules, cores);
+        let mut client = proxy.connect();
+        let mut removals = || {
+            client.get("/");
+            accrual(&proxy.metrics(), "removals")
+        };
+        eventually("it is ejected", || removals() == 1);
+        fails.store(false, Ordering::SeqCst);
+        let upgrade = [
+            "GET / HTTP/1.1",
+            "Host: h",
+            "Connection: upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "\r\n",
+        ]
+        .join("\r\n");
+        let mut tunnels = Vec::new();
+        eventually("it is back while the tunnel lasts", || {
+            let mut tunnel = proxy.connect();
+            tunnel.send(&upgrade);
+            tunnels.push(tunnel);
+            accrual(&proxy.metrics(), "revivals") == 1
+        });
+        assert!(proxy.metrics().get(&format!("{}/tunnels", proxy.server(0))) >= 1);
+    });
+}

@@ -123,7 +123,8 @@ fn an_aperture_is_as_wide_as_the_load_needs() {
     });
 }
 
-/// The p99 of 1,200 requests of 12 clients, one endpoint of three ten times slower.
+/// The p99 of 600 requests of 6 clients, one endpoint of three ten times slower. With as many again
+/// the two fast ones would be so busy that the slow one is the better choice at times.
 fn p99(balancer: &str) -> f64 {
     let origins: Vec<Origin> = [4, 4, 40]
         .into_iter()
@@ -135,7 +136,7 @@ fn p99(balancer: &str) -> f64 {
         })
         .collect();
     let proxy = start(&origins, &format!("balancer: {{kind: {balancer}}}"), "0");
-    let clients: Vec<_> = (0..12)
+    let clients: Vec<_> = (0..6)
         .map(|_| {
             let address = proxy.address;
             thread::spawn(move || {
@@ -156,7 +157,9 @@ fn p99(balancer: &str) -> f64 {
 
 #[test]
 fn peak_ewma_keeps_away_from_an_endpoint_that_is_slow() {
-    let (ewma, round_robin) = (p99("ewma"), p99("round_robin"));
+    // The least of three each: whoever else has the machine can only add to it.
+    let least = |balancer| (0..3).map(|_| p99(balancer)).fold(f64::INFINITY, f64::min);
+    let (ewma, round_robin) = (least("ewma"), least("round_robin"));
     println!("p99: {ewma:.1} ms with ewma, {round_robin:.1} ms with round robin");
     assert!(ewma <= round_robin / 3.0, "{ewma} ms, {round_robin} ms");
 }

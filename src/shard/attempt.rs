@@ -54,7 +54,7 @@ impl Attempt {
         now: Duration,
         link: &Link<'_>,
     ) -> io::Result<Attempt> {
-        // First of all: a probe that has no connection is a failure like any other.
+        // First of all: a probe whose attempt does not even begin gives its place back.
         let load = Load::new(upstream, pick, now);
         let endpoint = pick.endpoint;
         let pooled = match fresh {
@@ -147,7 +147,12 @@ impl Exchange {
             };
             match head {
                 Head::Refused(reason) => return Answered::Failed(reason),
-                Head::Switched => return Answered::Switched,
+                Head::Switched => {
+                    // Now, and not when the tunnel ends: a probe may be one.
+                    attempt.load.answered(link.context.clock());
+                    attempt.load.judge(true, link.context);
+                    return Answered::Switched;
+                }
                 Head::Interim { is_continue } => {
                     self.expects &= !is_continue;
                     return Answered::Interim;
@@ -163,6 +168,7 @@ impl Exchange {
                     self.ledger.answered(now, Answer { status, whole, is_failure });
                     self.upstream.answered(attempt.endpoint, whole);
                     self.rules.response_begun(persistent);
+                    self.forget_copy(&link.context.ring);
                     if close {
                         self.rules.client_spent();
                     }
@@ -205,6 +211,7 @@ impl Exchange {
         let bytes = Bytes { request: self.sent_bytes(), response: download.moved_bytes };
         self.ledger.answered(now, Answer { status, whole, is_failure: true });
         self.ledger.attempt_ended(link.context, None, bytes);
+        self.ledger.discarded();
         self.upstream.answered(endpoint, whole);
         let Some(mut attempt) = self.attempt.take() else { return true };
         attempt.load.answered(now);

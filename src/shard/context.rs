@@ -131,8 +131,8 @@ impl Context {
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         let services = config.services.iter().enumerate();
-        let upstreams =
-            services.map(|(index, service)| Upstream::new(index, service, shared, number, &peers));
+        let upstreams = services
+            .map(|(index, service)| Upstream::new(index, service, shared, number, &peers, &ring));
         let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
         let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
         let mut servers = Vec::new();

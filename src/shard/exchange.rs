@@ -28,7 +28,7 @@ use crate::http1::BodyError;
 use crate::policy::backoff::Delays;
 use crate::policy::balance::Ask;
 use crate::policy::classifier::{Class, Outcome};
-use crate::ring::{Chunk, End, PIECE_BYTES, Timer};
+use crate::ring::{Chunk, End, PIECE_BYTES, Ring, Timer};
 use crate::telemetry::record;
 
 /// What of later requests is read while an earlier one is under way.
@@ -184,6 +184,15 @@ impl Exchange {
         self.upload.moved_bytes
     }
 
+    /// Nothing is sent again once the client has a part of an answer.
+    pub(super) fn forget_copy(&mut self, ring: &Ring) {
+        self.copy.forget(ring);
+        if !self.upload.is_ended() {
+            self.rules.body_forwarded();
+        }
+        self.keeps_body = false;
+    }
+
     /// Whether the client half-closed, and the upstream was told.
     pub(super) fn is_half_closed(&self) -> bool {
         self.half_closed
@@ -311,6 +320,7 @@ impl Exchange {
         let Some(attempt) = &mut self.attempt else {
             return;
         };
+        debug_assert!(self.copy.is_whole(), "a request is sent from its beginning");
         let mut out = link.context.ring.buffer();
         out.extend_from_slice(self.copy.bytes());
         attempt.transport.send(Chunk::heap(out));
@@ -369,10 +379,11 @@ impl Exchange {
         self.expects = false;
         let ring = &link.context.ring;
         let before = self.upload.moved_bytes;
-        let copy = self.keeps_body.then_some(&mut self.copy);
+        let keeps = self.keeps_body;
+        let copy = keeps.then_some(&mut self.copy);
         let pumped = self.upload.step(client, &attempt.transport, copy, ring);
         let has_moved = self.upload.moved_bytes > before || pumped == Pumped::Ended;
-        if has_moved && !(self.keeps_body && self.copy.is_whole()) {
+        if keeps && !self.copy.is_whole() || !keeps && has_moved {
             self.rules.body_forwarded();
         }
         match pumped {

@@ -86,7 +86,6 @@ impl Ledger {
         debug_assert_eq!(self.attempts == 0, attempt == Attempt::First);
         self.attempts += 1;
         self.retries += u32::from(attempt == Attempt::Retry);
-        (self.status, self.is_failure) = (0, false);
         let Some(target) = &self.target else { return };
         let endpoint = target.endpoints[endpoint];
         context.record(|recorder| {
@@ -119,6 +118,11 @@ impl Ledger {
             attempt.first_byte = Some(now);
             self.away += now.saturating_sub(attempt.began);
         }
+    }
+
+    /// The answer of the attempt that ended is not the client's to have.
+    pub(super) fn discarded(&mut self) {
+        (self.status, self.is_failure) = (0, false);
     }
 
     /// The attempt is over: with the whole answer, or with a reason of ours.

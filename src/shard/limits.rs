@@ -2,9 +2,11 @@
 //!
 //! Both numbers are one padded atomic, so that the limit holds exactly whatever shards do at once;
 //! it is touched only where a limit is configured. Those who wait stand in a queue of their shard.
-//! A place that becomes free goes to the first in the queue of the shard where it did; with nobody
-//! there it is given back, and a shard with a queue is sent word. Word that finds a full mailbox is
-//! made up for within a tenth of a second, when each shard looks by itself.
+//!
+//! A place that becomes free while somebody waits is never given back: it goes to the first in the
+//! queue of the shard where it did, or in a message to another shard with a queue, by turns where
+//! there are both, so that no shard starves the others. Only where nobody waits at all is it free
+//! for whoever comes next.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,6 +17,7 @@ use std::task::Waker;
 
 use super::shared::Shared;
 use crate::policy::concurrency::{Admission, ConcurrencyLimit};
+use crate::ring::Ring;
 
 /// Of one service, for all shards.
 pub(super) struct Limit {
@@ -84,9 +87,20 @@ impl Limit {
         self.hand_over(me);
     }
 
-    /// One who ran has ended. The shard that is to be told, if anybody waits.
-    fn leave(&self, me: usize) -> Option<usize> {
+    /// One who ran has ended.
+    fn release(&self) {
         self.update(|running, waiting| Some((running - 1, waiting)));
+    }
+
+    /// A place, if one is free though somebody waits: who came to wait just then saw none.
+    fn take_for_waiter(&self) -> bool {
+        self.update(|running, waiting| {
+            (waiting > 0 && self.rule.has_room(running)).then(|| (running + 1, waiting))
+        })
+    }
+
+    /// Another shard than `me` on which somebody waits.
+    fn other_with_waiters(&self, me: usize) -> Option<usize> {
         let shards = self.waiting.len();
         let mut others = (1..shards).map(|step| (me + step) % shards);
         others.find(|shard| self.waiting[*shard].load(Ordering::SeqCst) > 0)
@@ -119,10 +133,13 @@ enum Waits {
 pub(super) struct Gate {
     shared: Arc<Shared>,
     me: usize,
+    ring: Ring,
     /// The first gets a place first.
     waiters: RefCell<VecDeque<Waiter>>,
-    /// Tells a shard that a place is free.
-    tell: Box<dyn Fn(usize)>,
+    /// The last place went to another shard.
+    was_sent: Cell<bool>,
+    /// Sends a place to another shard; whether its mailbox took it.
+    send: Box<dyn Fn(usize) -> bool>,
 }
 
 /// What a request has of its service's limit. Given back when it is dropped.
@@ -146,9 +163,15 @@ pub(super) struct Ticket {
 }
 
 impl Gate {
-    /// Of shard `me`. `tell` sends word to another shard.
-    pub(super) fn new(shared: Arc<Shared>, me: usize, tell: Box<dyn Fn(usize)>) -> Gate {
-        Gate { shared, me, waiters: RefCell::default(), tell }
+    /// Of shard `me`. `send` sends a place to another shard.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        me: usize,
+        ring: Ring,
+        send: Box<dyn Fn(usize) -> bool>,
+    ) -> Gate {
+        let (waiters, was_sent) = (RefCell::default(), Cell::new(false));
+        Gate { shared, me, ring, waiters, was_sent, send }
     }
 
     fn limit(&self) -> Option<&Limit> {
@@ -178,41 +201,56 @@ impl Gate {
         }
     }
 
-    /// Lets in who waits here while there are places.
+    /// Lets in who waits here while there are places, and forgets who went away.
     pub(super) fn admit(&self) {
         let Some(limit) = self.limit() else { return };
-        let mut waiters = self.waiters.borrow_mut();
+        self.waiters.borrow_mut().retain(|waiter| waiter.state.get() == Waits::Still);
+        while !self.waiters.borrow().is_empty() && limit.start_waiter(self.me) {
+            // It does not wait any more, so it is not counted out of the queue once more.
+            let first = self.waiters.borrow_mut().pop_front();
+            first.into_iter().for_each(|waiter| self.grant(&waiter));
+        }
+    }
+
+    /// A place has come here: of who ended, or from another shard.
+    pub(super) fn receive(&self) {
+        let Some(limit) = self.limit() else { return };
         loop {
-            while waiters.front().is_some_and(|waiter| waiter.state.get() != Waits::Still) {
-                waiters.pop_front();
-            }
-            if waiters.is_empty() || !limit.start_waiter(self.me) {
+            if self.pass_on(limit) {
                 return;
             }
-            waiters.pop_front().into_iter().for_each(|waiter| waiter.grant());
-        }
-    }
-
-    /// A place of this shard's is free.
-    fn leave(&self) {
-        let Some(limit) = self.limit() else { return };
-        let mut waiters = self.waiters.borrow_mut();
-        while let Some(waiter) = waiters.pop_front() {
-            if waiter.state.get() == Waits::Still {
-                limit.hand_over(self.me);
-                return waiter.grant();
+            limit.release();
+            if !limit.take_for_waiter() {
+                return;
             }
         }
-        if let Some(shard) = limit.leave(self.me) {
-            (self.tell)(shard);
-        }
     }
-}
 
-impl Waiter {
-    fn grant(&self) {
-        self.state.set(Waits::Granted);
-        self.waker.wake_by_ref();
+    /// Gives a place to somebody who waits, here or elsewhere.
+    fn pass_on(&self, limit: &Limit) -> bool {
+        let mut waiters = self.waiters.borrow_mut();
+        while waiters.front().is_some_and(|waiter| waiter.state.get() != Waits::Still) {
+            waiters.pop_front();
+        }
+        let other = limit.other_with_waiters(self.me);
+        if let Some(other) = other
+            && (waiters.is_empty() || !self.was_sent.get())
+            && (self.send)(other)
+        {
+            self.was_sent.set(true);
+            return true;
+        }
+        self.was_sent.set(false);
+        let Some(first) = waiters.pop_front() else { return false };
+        limit.hand_over(self.me);
+        self.grant(&first);
+        true
+    }
+
+    fn grant(&self, waiter: &Waiter) {
+        waiter.state.set(Waits::Granted);
+        // By the ring, which must not park while there is something to do.
+        self.ring.wake(&waiter.waker);
     }
 }
 
@@ -232,7 +270,7 @@ impl Place {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.gate.leave();
+        self.gate.receive();
     }
 }
 
@@ -244,7 +282,7 @@ impl Drop for Ticket {
                     limit.give_up(self.gate.me);
                 }
             }
-            Waits::Granted => self.gate.leave(),
+            Waits::Granted => self.gate.receive(),
             Waits::Gone => {}
         }
     }
@@ -259,16 +297,21 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_tells_a_shard_where_somebody_waits() {
+    fn a_place_is_free_only_where_nobody_waits() {
         let limit = limit(1, 2);
         assert_eq!(limit.ask(0), Admission::Admit);
+        assert_eq!(limit.other_with_waiters(0), None);
         assert_eq!((limit.ask(2), limit.ask(2)), (Admission::Wait, Admission::Wait));
         assert_eq!(limit.ask(1), Admission::Refuse);
         assert!(!limit.start_waiter(2), "there is no place yet");
-        assert_eq!(limit.leave(0), Some(2));
-        assert!(limit.start_waiter(2));
+        assert!(!limit.take_for_waiter(), "nor for anybody else");
+        assert_eq!((limit.other_with_waiters(0), limit.other_with_waiters(2)), (Some(2), None));
         limit.hand_over(2);
-        assert_eq!(limit.leave(2), None);
+        limit.release();
+        assert!(limit.take_for_waiter(), "it is free, and one waits");
+        limit.hand_over(2);
+        limit.release();
+        assert!(!limit.take_for_waiter());
         assert_eq!(unpack(limit.counts.0.load(Ordering::SeqCst)), (0, 0));
     }
 
@@ -286,7 +329,7 @@ mod tests {
                             let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                             assert!(now <= MOST, "{now}");
                             running.fetch_sub(1, Ordering::SeqCst);
-                            limit.leave(me);
+                            limit.release();
                         }
                     }
                 });

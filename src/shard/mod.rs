@@ -195,7 +195,7 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
         while let Some(command) = mailbox.take() {
             match command {
                 Command::Adopt { socket, server } => listener::serve(&context, server, socket),
-                Command::Room { service } => context.upstreams[service].gate.admit(),
+                Command::Place { service } => context.upstreams[service].gate.receive(),
                 Command::Drain { grace, drain } => {
                     context.begin_drain(grace, drain);
                     context.ring.wake_all();

@@ -57,10 +57,9 @@ impl Peers {
         self.shards[me].connections.0.store(connections, Ordering::Relaxed);
     }
 
-    /// Tells a shard that a place of a service's is free. Where its mailbox is full it looks by
-    /// itself soon.
-    pub(super) fn tell_room(&self, shard: usize, service: usize) {
-        let _ = self.shards[shard].commands.send(Command::Room { service });
+    /// Sends a shard a place of a service's limit; whether it has it now.
+    pub(super) fn send_place(&self, shard: usize, service: usize) -> bool {
+        self.shards[shard].commands.send(Command::Place { service }).is_ok()
     }
 
     /// Finds a shard for a socket that shard `me` has accepted.

@@ -50,19 +50,23 @@ impl Copy {
         self.is_whole
     }
 
+    /// It is not needed any more, or cannot be had whole.
+    pub(super) fn forget(&mut self, ring: &Ring) {
+        self.is_whole = false;
+        self.charge = None;
+        ring.recycle(std::mem::take(&mut self.bytes));
+    }
+
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
     fn add(&mut self, bytes: &[u8], ring: &Ring) {
-        if !self.is_whole {
+        if !self.is_whole || bytes.is_empty() {
             return;
         }
         if bytes.len() > self.left_bytes || ring.is_out_of_budget() {
-            self.is_whole = false;
-            self.charge = None;
-            ring.recycle(std::mem::take(&mut self.bytes));
-            return;
+            return self.forget(ring);
         }
         self.left_bytes -= bytes.len();
         self.bytes.extend_from_slice(bytes);

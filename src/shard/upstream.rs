@@ -93,12 +93,13 @@ impl Upstream {
         services: &Services,
         shard: usize,
         peers: &Arc<Peers>,
+        ring: &Ring,
     ) -> io::Result<Upstream> {
         let shards = peers.len();
         let shared = services.each[index].clone();
-        let tell = {
+        let send = {
             let peers = peers.clone();
-            move |shard| peers.tell_room(shard, index)
+            move |shard| peers.send_place(shard, index)
         };
         let (kind, hash_key) = kind(&service.balancer);
         let mut balancer = Balancer::new(kind, services.seed);
@@ -127,7 +128,7 @@ impl Upstream {
             balancer: RefCell::new(balancer),
             retries: Retries::new(&service.retries, shards),
             hash_key,
-            gate: Rc::new(Gate::new(shared.clone(), shard, Box::new(tell))),
+            gate: Rc::new(Gate::new(shared.clone(), shard, ring.clone(), Box::new(send))),
             queue_timeout: service.limits.queue_timeout,
             shared,
             others: RefCell::default(),
@@ -197,6 +198,7 @@ impl Upstream {
     /// Brings together what all shards have seen; ten times a second.
     pub(super) fn refresh(&self, context: &Context) {
         self.gate.admit();
+        self.look_at_accrual(context.clock());
         self.look_at_rates(context);
         let (mut balancer, mut others) = (self.balancer.borrow_mut(), self.others.borrow_mut());
         let pending = |endpoint| balancer.pending(endpoint);
@@ -293,7 +295,6 @@ impl Upstream {
 
     /// The balancer and the pool as they are now.
     pub(super) fn gauges(&self, now: Duration) -> ServiceGauges {
-        self.look_at_accrual(now);
         let balancer = self.balancer.borrow();
         let load = (0..balancer.len()).map(|at| u64::from(balancer.pending(at))).sum();
         let idle = self.idle_count.get() as u64;
@@ -361,6 +362,8 @@ pub(super) struct Load {
     endpoint: usize,
     /// It owes the accrual a report.
     is_probe: bool,
+    /// It has been called a failure.
+    has_failed: bool,
     started: Duration,
     /// When the attempt was decided, and the latency that the balancer is told.
     outcome: Option<(Duration, Duration)>,
@@ -370,13 +373,24 @@ impl Load {
     pub(super) fn new(upstream: &Rc<Upstream>, pick: Pick, now: Duration) -> Load {
         let Pick { endpoint, is_probe } = pick;
         upstream.balancer.borrow_mut().started(endpoint);
-        Load { upstream: upstream.clone(), endpoint, is_probe, started: now, outcome: None }
+        Load {
+            upstream: upstream.clone(),
+            endpoint,
+            is_probe,
+            has_failed: false,
+            started: now,
+            outcome: None,
+        }
     }
 
     /// The attempt is a success or the endpoint's failure, as far as is known. Said when the
     /// answer's head comes, and once more where it breaks off after that; not at all where the
     /// client is to blame.
     pub(super) fn judge(&mut self, success: bool, context: &Context) {
+        if std::mem::replace(&mut self.has_failed, !success) {
+            // One failure, however many things go wrong with it.
+            return;
+        }
         match std::mem::replace(&mut self.is_probe, false) {
             true => self.upstream.probed(self.endpoint, success, context),
             false => self.upstream.judge(self.endpoint, success, context),

@@ -33,6 +33,9 @@ use crate::telemetry::samples::Series;
 /// for operations that are still in the kernel, and one to be given the core.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// How long to wait before a full mailbox is tried again.
+const FULL_MAILBOX: Duration = Duration::from_millis(2);
+
 /// What the caller knows and the configuration does not say.
 pub struct Options {
     pub version: &'static str,
@@ -279,8 +282,12 @@ fn drain(
     tracing::info!(grace_ms = grace.as_millis(), drain_ms = drain.as_millis(), "draining");
     let ends = Instant::now() + grace + drain + LAST_WORDS;
     for (number, shard) in shards.iter().enumerate() {
-        if shard.send(Command::Drain { grace, drain }).is_err() {
-            return Err(RunError(format!("shard {number} does not take commands any more")));
+        // A shard that is busy with what others hand over to it takes it a moment later.
+        while shard.send(Command::Drain { grace, drain }).is_err() {
+            if Instant::now() >= ends {
+                return Err(RunError(format!("shard {number} does not take commands any more")));
+            }
+            thread::sleep(FULL_MAILBOX);
         }
     }
     let mut left = shards.len();
