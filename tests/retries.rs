@@ -248,6 +248,7 @@ fn with_every_endpoint_failing_the_load_stays_under_1_3_times_what_is_offered() 
         let rules = "retries: {classifier: retryable_all_5xx, max_retries: 5}";
         let proxy = Proxy::start(&telemetry(&config(&addresses, "", rules)), cores);
         let address = Arc::new(proxy.address);
+        let begun = Instant::now();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
                 let address = address.clone();
@@ -268,7 +269,11 @@ fn with_every_endpoint_failing_the_load_stays_under_1_3_times_what_is_offered() 
         let attempts: usize = origins.iter().map(|origin| origin.requests().len()).sum();
         assert_eq!(attempts as u64, metrics.get(&format!("{CLIENT}/requests")));
         let factor = attempts as f64 / REQUESTS as f64;
-        assert!((1.15..1.3).contains(&factor), "{factor}");
+        // A fifth, and ten a second, which is a fortieth; on a machine so slow that clients fall
+        // behind their times it is more.
+        let secs = begun.elapsed().as_secs_f64();
+        let most = if secs < 7.0 { 1.3 } else { 1.25 + 10.0 * secs / REQUESTS as f64 };
+        assert!((1.15..most).contains(&factor), "{factor} in {secs} s");
         assert!(metrics.get(&format!("{WEB}/retries/budget_exhausted")) > 0);
     });
 }

@@ -1,7 +1,7 @@
 //! etsy's statsd, from npm: what it adds up is what we counted.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -85,9 +85,12 @@ impl Statsd {
         let package = package();
         let folder = Folder::new();
         let backend = folder.write("backend.js", BACKEND);
-        // It takes no port 0: these were free a moment ago.
-        let sockets = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a socket"));
-        let [address, management] = sockets.map(|socket| socket.local_addr().expect("an address"));
+        // It takes no port 0: these were free a moment ago, each for what it is used for.
+        let metrics = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let commands = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let address = metrics.local_addr().expect("an address");
+        let management = commands.local_addr().expect("an address");
+        drop((metrics, commands));
         let config = format!(
             "{{address: '127.0.0.1', port: {}, mgmt_address: '127.0.0.1', mgmt_port: {}, \
              flushInterval: 100, backends: ['{}']}}",

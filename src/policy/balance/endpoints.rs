@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use crate::policy::Rng;
+
 /// What an endpoint starts with, as a share of its weight: enough to be noticed.
 const COLDEST: f64 = 0.1;
 
@@ -237,6 +239,15 @@ impl Endpoints {
 
     pub(super) fn eligible(&self) -> &[u32] {
         &self.eligible
+    }
+
+    /// One of those that are out, at random. O(n): for when nobody else is left.
+    pub(super) fn any_out(&self, rng: &mut Rng) -> Option<usize> {
+        let out = || self.live().filter(|&slot| self.slots[slot].standing == Standing::Out);
+        match out().count() {
+            0 => None,
+            count => out().nth(rng.below(count)),
+        }
     }
 
     /// Slots with what they weigh, as a table for drawing is made of.

@@ -16,7 +16,8 @@
 //! half of all are out, the cause is likelier to be ours or common to all, and the few left would
 //! drown, so all are picked from (Envoy's panic threshold of 50 % does the same). One that was
 //! drained is never picked, and does not count among all. An endpoint to avoid (it failed the
-//! attempt before) is picked only where there is no other.
+//! attempt before) is picked only where there is no other: one that is out may be back, and is the
+//! better bet than the only one left, which has just failed.
 //!
 //! Endpoints live in slots (`endpoints.rs`), by which they are named here. Changes of many at once
 //! are made one by one and take effect together, with [`Balancer::rebuild`], or with the next pick
@@ -228,7 +229,10 @@ impl Balancer {
         }
         let endpoints = &self.endpoints;
         if let [only] = endpoints.eligible() {
-            return Some(*only as usize);
+            let only = *only as usize;
+            let is_avoided = Some(only) == ask.avoid;
+            let other = if is_avoided { endpoints.any_out(rng) } else { None };
+            return Some(other.unwrap_or(only));
         }
         match &mut self.chooser {
             Chooser::RoundRobin(it) => it.next(endpoints, rng, ask.avoid),

@@ -51,6 +51,24 @@ fn an_endpoint_to_avoid_is_picked_only_where_there_is_no_other() {
 }
 
 #[test]
+fn one_that_is_out_is_better_than_the_only_one_which_has_just_failed() {
+    for kind in KINDS {
+        let mut rng = Rng::new(1);
+        let mut balancer = made(kind, &[1, 1, 5]);
+        balancer.set_standing(0, Standing::Out, ms(0));
+        balancer.set_standing(2, Standing::Drained, ms(0));
+        for key in 0..50 {
+            let ask = Ask { key: Some(key), ..at(ms(0)) };
+            assert_eq!(balancer.pick(&ask, &mut rng), Some(1), "{kind:?}: only one is in");
+            let ask = Ask { key: Some(key), ..avoiding(1) };
+            assert_eq!(balancer.pick(&ask, &mut rng), Some(0), "{kind:?}");
+        }
+        balancer.set_standing(0, Standing::Drained, ms(0));
+        assert_eq!(balancer.pick(&avoiding(1), &mut rng), Some(1), "{kind:?}: nobody else at all");
+    }
+}
+
+#[test]
 fn what_is_out_is_passed_over_unless_most_are() {
     for kind in KINDS.map(wide) {
         let mut rng = Rng::new(1);
