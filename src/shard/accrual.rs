@@ -63,7 +63,7 @@ struct Decisions {
 }
 
 /// The changes of all services when a shard last looked.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Seen {
     number: u64,
     /// When the next probe is due; `Duration::MAX`: none is.

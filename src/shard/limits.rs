@@ -129,6 +129,19 @@ enum Waits {
     Gone,
 }
 
+/// What became of a place.
+#[derive(Clone, Copy, PartialEq)]
+enum Passed {
+    ToSomebody,
+    /// Somebody waits on a shard whose mailbox is full.
+    NotTaken,
+    NobodyWaits,
+}
+
+/// How often a place that nobody took is offered to who came to wait just then. Who is missed even
+/// so finds it within a tenth of a second, when its shard looks by itself.
+const MAX_LOOKS: usize = 4;
+
 /// A service's limit as one shard uses it.
 pub(super) struct Gate {
     shared: Arc<Shared>,
@@ -215,36 +228,41 @@ impl Gate {
     /// A place has come here: of who ended, or from another shard.
     pub(super) fn receive(&self) {
         let Some(limit) = self.limit() else { return };
-        loop {
-            if self.pass_on(limit) {
+        for _ in 0..MAX_LOOKS {
+            let passed = self.pass_on(limit);
+            if passed == Passed::ToSomebody {
                 return;
             }
             limit.release();
-            if !limit.take_for_waiter() {
+            // A full mailbox is no reason to try again and again: the other shard looks by itself.
+            if passed == Passed::NotTaken || !limit.take_for_waiter() {
                 return;
             }
         }
+        limit.release();
     }
 
     /// Gives a place to somebody who waits, here or elsewhere.
-    fn pass_on(&self, limit: &Limit) -> bool {
+    fn pass_on(&self, limit: &Limit) -> Passed {
         let mut waiters = self.waiters.borrow_mut();
         while waiters.front().is_some_and(|waiter| waiter.state.get() != Waits::Still) {
             waiters.pop_front();
         }
-        let other = limit.other_with_waiters(self.me);
-        if let Some(other) = other
+        let mut passed = Passed::NobodyWaits;
+        if let Some(other) = limit.other_with_waiters(self.me)
             && (waiters.is_empty() || !self.was_sent.get())
-            && (self.send)(other)
         {
-            self.was_sent.set(true);
-            return true;
+            if (self.send)(other) {
+                self.was_sent.set(true);
+                return Passed::ToSomebody;
+            }
+            passed = Passed::NotTaken;
         }
         self.was_sent.set(false);
-        let Some(first) = waiters.pop_front() else { return false };
+        let Some(first) = waiters.pop_front() else { return passed };
         limit.hand_over(self.me);
         self.grant(&first);
-        true
+        Passed::ToSomebody
     }
 
     fn grant(&self, waiter: &Waiter) {
