@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use crossbeam_channel::{Receiver, bounded};
 use hdrhistogram::Histogram;
 use ringlane::telemetry::layout::{
-    Layout, Registry, ServerName, ServiceFacts, TargetName, Topology,
+    Layout, Occupied, Registry, ServerName, ServiceFacts, TargetName, Topology,
 };
 use ringlane::telemetry::merge::Merger;
 use ringlane::telemetry::record::{Attempt, AttemptEnd, Outlet, Recorder, RequestEnd, Snapshot};
@@ -37,7 +37,11 @@ fn layout() -> Arc<Layout> {
         servers: vec![ServerName { router: "http".into(), address: ([127, 0, 0, 1], 80).into() }],
         services: (0..SERVICES).map(service).collect(),
     };
-    Registry::new(10_000, Duration::from_secs(600)).apply(&topology, Instant::now())
+    Registry::new(10_000, Duration::from_secs(600)).apply(
+        &topology,
+        Instant::now(),
+        &Occupied::default(),
+    )
 }
 
 fn recorder(shard: usize, layout: &Arc<Layout>) -> (Recorder, Receiver<Snapshot>) {

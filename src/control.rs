@@ -1,25 +1,16 @@
-//! The messages between threads. Plain data, no behaviour.
+//! The messages to the supervisor. Plain data, no behaviour.
+//!
+//! What shards are told is `shard::Command`: it carries what shards share, which nobody else may
+//! touch.
 
-use std::os::fd::OwnedFd;
-use std::time::Duration;
+use crate::config::Endpoint;
 
-/// To a shard: from the supervisor, and from shards that hand a connection over.
-#[derive(Debug)]
-pub enum Command {
-    /// Accept for `grace` longer, then close what is idle and end what is not with its next
-    /// answer; after `drain` more the shard ends whatever is left.
-    Drain { grace: Duration, drain: Duration },
-    /// A place of a service's limit, for whoever waits there.
-    Place { service: usize },
-    /// A connection that another shard accepted for a server, by that one's index.
-    Adopt { socket: OwnedFd, server: usize },
-}
-
-/// To the supervisor: from shards, signals and admin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// To the supervisor: from shards, signals, discovery and admin.
 pub enum Event {
     /// A shard accepts.
     ShardReady { shard: usize },
+    /// A shard goes by this generation of the configuration.
+    Applied { shard: usize, generation: u64 },
     /// A shard has nothing left to do after a drain.
     ShardDone { shard: usize },
     /// A shard could not start.
@@ -30,4 +21,25 @@ pub enum Event {
     Shutdown,
     /// The operator asked admin to drain, which ends in the process's end too.
     Drain,
+    /// The operator asked admin to read the configuration again.
+    Reload { done: Done },
+    /// The operator asked admin to treat an endpoint otherwise.
+    SetEndpoint { change: EndpointChange, done: Done },
+    /// Discovery has found other endpoints for a service.
+    Discovered { service: String, endpoints: Vec<Endpoint> },
+}
+
+/// Told what came of an order: a line for the operator, or why it was refused.
+pub type Done = Box<dyn FnOnce(Result<String, String>) + Send>;
+
+/// How an endpoint is to be treated from now on, whatever the configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointChange {
+    /// As it is written in the configuration.
+    pub address: String,
+    /// `None`: in every service that has it.
+    pub service: Option<String>,
+    pub drained: Option<bool>,
+    /// From 1 to 1000.
+    pub weight: Option<u32>,
 }

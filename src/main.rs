@@ -87,8 +87,22 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let logging = log_to_stderr(arguments.log);
     // The origins end when this is dropped, which is after the proxy has.
     let _origins = if arguments.demo { Some(demonstrate(&config)?) } else { None };
-    let options = supervisor::Options { version: VERSION, exporters, logging };
+    let reread = rereader(arguments.config);
+    let options = supervisor::Options { version: VERSION, exporters, logging, reread };
     supervisor::run(config, options).map_err(|error| Failure::Run(error.to_string()))
+}
+
+/// What a reload reads.
+fn rereader(path: Option<PathBuf>) -> Box<dyn Fn() -> Result<Config, String>> {
+    let Some(path) = path.filter(|path| path != Path::new("-")) else {
+        let why = "the configuration came from no file, so there is none to read again";
+        return Box::new(|| Err(why.to_owned()));
+    };
+    Box::new(move || {
+        let (origin, text) = read(&path)?;
+        Config::from_yaml(&text, &origin, &Host::detect(), &exporters::specs(KINDS))
+            .map_err(|errors| errors.to_string())
+    })
 }
 
 fn make_exporters(config: &Config) -> Result<Vec<Made>, Vec<String>> {

@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("http", &[]),
     ("ring", &[]),
     ("config", &[]),
-    ("control", &[]),
+    ("control", &["config"]),
     ("demo", &[]),
     ("http1", &["http"]),
     ("policy", &["http"]),

@@ -112,7 +112,8 @@ fn the_program_that_has_it() {
     let telemetry = config.telemetry.as_ref().expect("it is on");
     let exporters = exporters::make(&telemetry.exporters, &kinds).expect("they are made");
     let logging = Logging::fixed("info");
-    let options = supervisor::Options { version: "of a test", exporters, logging };
+    let reread = Box::new(|| Err("there is no file".to_owned()));
+    let options = supervisor::Options { version: "of a test", exporters, logging, reread };
     supervisor::run(config, options).expect("it ends well");
 }
 

@@ -2,16 +2,17 @@
 //!
 //! Runs as a task of the control thread, apart from every shard. It owns nothing that it reports:
 //! the supervisor sets `State`, telemetry merges what the shards count, and what an operator asks
-//! for goes back to the supervisor through a callback. An answer to such a request says that it was
-//! taken, not that it is done. Who may ask is `guard`'s to know.
+//! for goes back to the supervisor through a callback. An answer to a drain or a shutdown says that
+//! it was taken, not that it is done; the others wait. Who may ask is `guard`'s to know.
 
+mod endpoints;
 mod guard;
 mod logging;
 mod views;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
@@ -21,18 +22,20 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
+use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
 pub use self::logging::Logging;
 
 use crate::config::Config;
+use crate::control::{Done, EndpointChange};
 use crate::telemetry::feed::Hub;
 
 #[cfg(test)]
 mod tests;
 
 /// What is answered with a hint where nothing is known by the path asked for.
-const PATHS: [&str; 17] = [
+const PATHS: [&str; 19] = [
     "GET /admin/ping",
     "GET /admin/live",
     "GET /admin/ready",
@@ -47,6 +50,8 @@ const PATHS: [&str; 17] = [
     "GET /admin/route?method=&host=&path=",
     "GET /admin/logging",
     "PUT /admin/logging",
+    "POST /admin/endpoints/<address>",
+    "POST /admin/reload",
     "POST /admin/drain",
     "POST /admin/shutdown",
     "GET /admin",
@@ -59,12 +64,15 @@ const TELEMETRY_IS_OFF: &str = "telemetry is off\n";
 const ANSWER_FIRST: Duration = Duration::from_millis(20);
 
 /// What an operator can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// End the process as SIGTERM does.
     Shutdown,
     /// Let connections go, as before an end.
     Drain,
+    /// Read the configuration again.
+    Reload(Done),
+    /// Treat an endpoint otherwise.
+    SetEndpoint(EndpointChange, Done),
 }
 
 /// Receives requests on the control thread, which it must not hold up.
@@ -74,10 +82,15 @@ pub type OnRequest = Box<dyn Fn(Request) + Send + Sync>;
 #[derive(Clone)]
 pub struct Info {
     pub version: &'static str,
+    pub logging: Logging,
+}
+
+/// What a reload changes.
+#[derive(Clone)]
+pub struct Current {
     pub config: Arc<Config>,
     /// Where the servers came to listen, in the order of the configuration.
     pub listeners: Vec<SocketAddr>,
-    pub logging: Logging,
 }
 
 /// What the interface reports; clones share it.
@@ -86,6 +99,7 @@ pub struct State(Arc<Facts>);
 
 struct Facts {
     info: Info,
+    current: Mutex<Current>,
     started: SystemTime,
     running: Instant,
     ready: AtomicBool,
@@ -93,9 +107,10 @@ struct Facts {
 
 impl State {
     /// Not ready yet.
-    pub fn new(info: Info) -> Self {
+    pub fn new(info: Info, current: Current) -> Self {
         State(Arc::new(Facts {
             info,
+            current: Mutex::new(current),
             started: SystemTime::now(),
             running: Instant::now(),
             ready: AtomicBool::new(false),
@@ -111,8 +126,18 @@ impl State {
         self.0.ready.load(Ordering::Acquire)
     }
 
-    fn config(&self) -> &Config {
-        &self.0.info.config
+    /// A reload has been taken over.
+    pub fn set_current(&self, current: Current) {
+        *self.lock() = current;
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.lock().config.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        // A panic ends the process.
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,6 +181,8 @@ fn app(context: Context, routes: axum::Router) -> axum::Router {
         .route("/admin/shards.json", get(views::shards))
         .route("/admin/route", get(views::route))
         .route("/admin/logging", get(logging::show).put(logging::change))
+        .route("/admin/endpoints/{*address}", post(endpoints::set))
+        .route("/admin/reload", post(reload))
         .route("/admin/drain", post(drain))
         .route("/admin/shutdown", post(shutdown))
         .with_state(context);
@@ -183,7 +210,8 @@ async fn ready(extract::State(context): extract::State<Context>) -> Response {
 
 async fn server_info(extract::State(context): extract::State<Context>) -> Json<serde_json::Value> {
     let facts = &context.state.0;
-    let shards = &context.state.config().runtime.shards;
+    let Current { config, listeners } = context.state.lock().clone();
+    let shards = &config.runtime.shards;
     let cores: Vec<usize> = shards.iter().map(|shard| shard.core).collect();
     let since_epoch = facts.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     Json(json!({
@@ -193,7 +221,7 @@ async fn server_info(extract::State(context): extract::State<Context>) -> Json<s
         "uptime_ms": facts.running.elapsed().as_millis() as u64,
         "ready": context.state.is_ready(),
         "cores": cores,
-        "listeners": facts.info.listeners,
+        "listeners": listeners,
     }))
 }
 
@@ -207,7 +235,23 @@ async fn shutdown(extract::State(context): extract::State<Context>) -> &'static 
     "shutting down\n"
 }
 
+/// Answers once every shard goes by what was read, or says what is wrong with it.
+async fn reload(extract::State(context): extract::State<Context>) -> Response {
+    match context.ask(Request::Reload).await {
+        Ok(text) => format!("{text}\n").into_response(),
+        Err(text) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{text}\n")).into_response(),
+    }
+}
+
 impl Context {
+    /// Passes an order on, and waits for what comes of it.
+    async fn ask(&self, order: impl FnOnce(Done) -> Request) -> Result<String, String> {
+        let (sender, answer) = oneshot::channel();
+        // Who asked may have gone.
+        (self.on_request)(order(Box::new(move |done| drop(sender.send(done)))));
+        answer.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))
+    }
+
     fn order(self, request: Request) {
         tokio::spawn(async move {
             tokio::time::sleep(ANSWER_FIRST).await;

@@ -10,7 +10,8 @@ use crate::config::Host;
 struct Running {
     address: SocketAddr,
     state: State,
-    requests: mpsc::Receiver<Request>,
+    /// What was asked for, in words.
+    requests: mpsc::Receiver<String>,
 }
 
 fn start() -> Running {
@@ -33,14 +34,30 @@ fn start_with(keys: &str) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let state = State::new(Info {
-        version: "1.2.3",
-        config: Arc::new(config),
-        listeners: vec!["127.0.0.1:4140".parse().unwrap()],
-        logging: Logging::fixed("info"),
-    });
+    let info = Info { version: "1.2.3", logging: Logging::fixed("info") };
+    let listeners = vec!["127.0.0.1:4140".parse().unwrap()];
+    let state = State::new(info, Current { config: Arc::new(config), listeners });
     let (sender, requests) = mpsc::channel();
-    let on_request: OnRequest = Box::new(move |request| sender.send(request).unwrap());
+    let on_request: OnRequest = Box::new(move |request| {
+        let text = match request {
+            Request::Shutdown => "shutdown".to_owned(),
+            Request::Drain => "drain".to_owned(),
+            Request::Reload(done) => {
+                done(Err("web.yaml:3: no".to_owned()));
+                "reload".to_owned()
+            }
+            Request::SetEndpoint(change, done) => {
+                let answer = match change.service.as_deref() {
+                    Some("nobody") => Err("no such service".to_owned()),
+                    _ => Ok("done".to_owned()),
+                };
+                done(answer);
+                let EndpointChange { address, service, drained, weight } = change;
+                format!("{address} {service:?} {drained:?} {weight:?}")
+            }
+        };
+        sender.send(text).unwrap();
+    });
     let served = serve(listener, state.clone(), None, axum::Router::new(), on_request);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     std::thread::spawn(move || runtime.block_on(served));
@@ -49,9 +66,13 @@ fn start_with(keys: &str) -> Running {
 
 impl Running {
     fn ask(&self, line: &str, fields: &str) -> String {
+        self.ask_with(line, fields, "")
+    }
+
+    fn ask_with(&self, line: &str, fields: &str, body: &str) -> String {
         let mut socket = TcpStream::connect(self.address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let head = format!("{line} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
+        let head = format!("{line} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n{body}");
         socket.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
@@ -109,15 +130,63 @@ fn orders_reach_the_supervisor() {
     let running = start();
     let own = format!("Host: {0}\r\nOrigin: http://{0}\r\n", running.address);
     for fields in ["Host: 127.0.0.1\r\n", "Host: localhost:9990\r\n", "Host: [::1]:1\r\n", &own] {
-        for (path, request) in
-            [("/admin/drain", Request::Drain), ("/admin/shutdown", Request::Shutdown)]
-        {
+        for (path, request) in [("/admin/drain", "drain"), ("/admin/shutdown", "shutdown")] {
             let answer = running.ask(&format!("POST {path}"), fields);
             assert!(answer.starts_with("HTTP/1.1 200"), "{fields}: {answer}");
             let received = running.requests.recv_timeout(Duration::from_secs(20));
-            assert_eq!(received, Ok(request));
+            assert_eq!(received.as_deref(), Ok(request));
         }
     }
+}
+
+#[test]
+fn a_reload_that_is_refused_says_why() {
+    let running = start();
+    let answer = running.ask("POST /admin/reload", "Host: localhost\r\n");
+    assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
+    assert_eq!(body(&answer), "web.yaml:3: no\n");
+    assert_eq!(running.requests.try_recv().as_deref(), Ok("reload"));
+}
+
+#[test]
+fn endpoints_are_set_by_their_address() {
+    let running = start();
+    let post = |path: &str, json: &str| {
+        let head = format!("POST /admin/endpoints/{path}");
+        let length = json.len();
+        let fields = format!(
+            "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+        );
+        running.ask_with(&head, &fields, json)
+    };
+    for (path, json, order) in [
+        ("127.0.0.1:80", "{\"drain\": true}", "127.0.0.1:80 None Some(true) None"),
+        ("[::1]:80?service=web", "{\"ready\": true}", "[::1]:80 Some(\"web\") Some(false) None"),
+        ("unix:/run/a.sock", "{\"weight\": 7}", "unix:/run/a.sock None None Some(7)"),
+        ("a:1", "{\"drain\": false, \"weight\": 1}", "a:1 None Some(false) Some(1)"),
+    ] {
+        let answer = post(path, json);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        assert_eq!(running.requests.try_recv().as_deref(), Ok(order));
+    }
+    for (path, json) in [
+        ("a:1", "{}"),
+        ("a:1", "{\"drain\": true, \"ready\": true}"),
+        ("a:1", "{\"weight\": 0}"),
+        ("a:1", "{\"weight\": 1001}"),
+        ("a:1", "{\"drained\": true}"),
+        ("a:1", "drain"),
+        ("a:1?services=web", "{\"drain\": true}"),
+    ] {
+        let answer = post(path, json);
+        assert!(
+            answer.starts_with("HTTP/1.1 400") && answer.contains("the body is JSON"),
+            "{answer}"
+        );
+        assert!(running.requests.try_recv().is_err(), "{path} {json}");
+    }
+    let answer = post("a:1?service=nobody", "{\"drain\": true}");
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("no such service"), "{answer}");
 }
 
 #[test]
@@ -143,7 +212,7 @@ fn other_sites_are_refused() {
     // All of them were refused before the first order that is taken.
     running.ask("POST /admin/drain", "Host: localhost\r\n");
     let received = running.requests.recv_timeout(Duration::from_secs(20));
-    assert_eq!(received, Ok(Request::Drain));
+    assert_eq!(received.as_deref(), Ok("drain"));
 }
 
 #[test]

@@ -21,7 +21,10 @@ pub(super) async fn config(State(context): State<Context>) -> Response {
 
 /// Every service's endpoints as the balancers see them.
 pub(super) async fn clients(State(context): State<Context>) -> Response {
-    context.read(|state| Json(state.services.iter().map(client).collect::<Value>()).into_response())
+    context.read(|state| {
+        let configured = state.services.iter().filter(|it| it.gone_since.is_none());
+        Json(configured.map(client).collect::<Value>()).into_response()
+    })
 }
 
 fn client(service: &ServiceStats) -> Value {
@@ -58,6 +61,7 @@ fn word(state: EndpointState) -> &'static str {
         EndpointState::Available => "available",
         EndpointState::Ejected => "ejected",
         EndpointState::Probing => "probing",
+        EndpointState::Unhealthy => "unhealthy",
         EndpointState::Draining => "draining",
     }
 }
@@ -116,7 +120,7 @@ pub(super) async fn route(
         Ok(_) => return bad_question("path must begin with a slash".to_owned()),
         Err(rejection) => return bad_question(rejection.body_text()),
     };
-    let config = context.state.config();
+    let config = &*context.state.config();
     let is_asked = |router: &&Router| asked.router.as_ref().is_none_or(|it| *it == router.label);
     let answers: Vec<Value> =
         config.routers.iter().filter(is_asked).map(|it| decide(config, it, &asked)).collect();

@@ -61,7 +61,7 @@ pub(super) fn accept(
         request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
     // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
     let persistent = request.facts.persistent && request.version == Version::Http11;
-    let close = !persistent || has_body || context.is_closing();
+    let close = !persistent || has_body || link.is_closing();
     let head_only = request.method == Method::Head;
     let refused = |ledger, reason, close| refused(ledger, reason, close, head_only, context);
     if request.method == Method::Connect {
@@ -91,7 +91,7 @@ pub(super) fn accept(
     encode::request(&mut head, request, &router.rules, peer, asks_upgrade);
     encode::end(&mut head);
     let upstream = router.upstreams[service].clone();
-    upstream.retries.deposit(context.ring.now());
+    upstream.rules().retries.deposit(context.ring.now());
     ledger.routed(context, router.targets[service].as_ref());
     let exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, peer, link);
     Head::Exchange(match context.spare.borrow_mut().pop() {

@@ -9,15 +9,18 @@
 //! The probe is the next request of any shard, and not of the one that ejected: that one may have
 //! no client left.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config;
+use super::plan::Wanted;
+use super::shared::EndpointState;
+use crate::config::{self, Address};
 use crate::policy::Rng;
 use crate::policy::accrual::{Accrual as Rule, Ejection, EjectionState, Report, Watch, may_eject};
 use crate::policy::backoff::EjectionBackoff;
-use crate::telemetry::record::EndpointState;
+use crate::telemetry::record::EndpointState as Shown;
 
 /// Of a windowed success rate: fewer requests than this say nothing (as in Finagle).
 const MIN_REQUESTS: u32 = 5;
@@ -25,41 +28,42 @@ const MIN_REQUESTS: u32 = 5;
 const NEVER_US: u64 = u64::MAX;
 
 /// One per service, for all shards.
+#[derive(Debug)]
 pub(super) struct Accrual {
-    rule: Rule,
-    max_ejected_percent: u32,
     /// What times here are since; the shards' own clocks begin there too.
     started: Instant,
-    endpoints: Box<[Endpoint]>,
     changes: Changes,
     decisions: Mutex<Decisions>,
 }
 
-/// Two lines, since prefetchers fetch by twos.
-#[repr(align(128))]
-struct Endpoint {
-    /// In a row; for consecutive failures alone.
-    failures: AtomicU32,
-    /// What all shards have seen since the first one last looked; for success rates alone.
-    successes_seen: AtomicU32,
-    failures_seen: AtomicU32,
-    /// An `EndpointState`; written under the lock.
-    state: AtomicU8,
-}
-
+#[derive(Debug)]
 #[repr(align(128))]
 struct Changes {
     number: AtomicU64,
     /// When the next probe is due.
     probe_at_us: AtomicU64,
+    /// How many endpoints balancers pick from.
+    eligible: AtomicU32,
 }
 
+#[derive(Debug)]
 struct Decisions {
-    ejections: Vec<Ejection>,
-    /// Empty where the rule is not about a rate.
-    watches: Vec<Watch>,
+    rule: Rule,
+    max_ejected_percent: u32,
+    backoff: EjectionBackoff,
+    /// In the order of the plan.
+    books: Vec<Book>,
     out: usize,
     rng: Rng,
+}
+
+/// What is decided of one endpoint.
+#[derive(Debug)]
+struct Book {
+    endpoint: Arc<EndpointState>,
+    ejection: Ejection,
+    /// `None`: the rule is not about a rate.
+    watch: Option<Watch>,
 }
 
 /// The changes of all services when a shard last looked.
@@ -70,49 +74,84 @@ pub(super) struct Seen {
     pub(super) probe_at: Duration,
 }
 
+/// The rule as policies take it.
+pub(super) fn rule(accrual: &config::Accrual) -> Rule {
+    match *accrual {
+        config::Accrual::None => Rule::None,
+        config::Accrual::ConsecutiveFailures { failures } => Rule::ConsecutiveFailures { failures },
+        config::Accrual::SuccessRate { percent, requests } => {
+            Rule::SuccessRate { rate: f64::from(percent) / 100.0, requests }
+        }
+        config::Accrual::SuccessRateWindowed { percent, window } => Rule::SuccessRateWindowed {
+            rate: f64::from(percent) / 100.0,
+            window,
+            min_requests: MIN_REQUESTS,
+        },
+    }
+}
+
+/// Whether a rule is about a rate, which is looked at from time to time.
+pub(super) fn watches_rates(rule: Rule) -> bool {
+    matches!(rule, Rule::SuccessRate { .. } | Rule::SuccessRateWindowed { .. })
+}
+
 impl Accrual {
-    pub(super) fn new(service: &config::Service, started: Instant, seed: u64) -> Accrual {
-        let rules = &service.failure_accrual;
-        let rule = match rules.accrual {
-            config::Accrual::None => Rule::None,
-            config::Accrual::ConsecutiveFailures { failures } => {
-                Rule::ConsecutiveFailures { failures }
-            }
-            config::Accrual::SuccessRate { percent, requests } => {
-                Rule::SuccessRate { rate: f64::from(percent) / 100.0, requests }
-            }
-            config::Accrual::SuccessRateWindowed { percent, window } => Rule::SuccessRateWindowed {
-                rate: f64::from(percent) / 100.0,
-                window,
-                min_requests: MIN_REQUESTS,
-            },
-        };
-        let backoff = EjectionBackoff { min: rules.min_ejection, max: rules.max_ejection };
-        let endpoint = |_: &config::Endpoint| Endpoint {
-            failures: AtomicU32::new(0),
-            successes_seen: AtomicU32::new(0),
-            failures_seen: AtomicU32::new(0),
-            state: AtomicU8::new(EndpointState::Available as u8),
-        };
-        let endpoints: Box<[Endpoint]> = service.endpoints.iter().map(endpoint).collect();
+    pub(super) fn new(started: Instant, seed: u64) -> Accrual {
         Accrual {
-            rule,
-            max_ejected_percent: rules.max_ejected_percent,
             started,
-            changes: Changes { number: AtomicU64::new(0), probe_at_us: AtomicU64::new(NEVER_US) },
+            changes: Changes {
+                number: AtomicU64::new(0),
+                probe_at_us: AtomicU64::new(NEVER_US),
+                eligible: AtomicU32::new(0),
+            },
             decisions: Mutex::new(Decisions {
-                ejections: endpoints.iter().map(|_| Ejection::new(backoff)).collect(),
-                watches: endpoints.iter().filter_map(|_| rule.watch()).collect(),
+                rule: Rule::None,
+                max_ejected_percent: 100,
+                backoff: EjectionBackoff { min: Duration::ZERO, max: Duration::ZERO },
+                books: Vec::new(),
                 out: 0,
                 rng: Rng::new(seed),
             }),
-            endpoints,
         }
     }
 
-    /// Whether the rule is about a rate, which is looked at from time to time.
-    pub(super) fn watches_rates(&self) -> bool {
-        matches!(self.rule, Rule::SuccessRate { .. } | Rule::SuccessRateWindowed { .. })
+    /// Takes over a service's rules and endpoints. Those that were there keep their state, and what
+    /// was counted for them unless the rule is another.
+    pub(super) fn apply(
+        &self,
+        service: &config::Service,
+        wanted: &[Wanted],
+        make: impl Fn(&Address) -> EndpointState,
+    ) -> Vec<Arc<EndpointState>> {
+        let rules = &service.failure_accrual;
+        let rule = rule(&rules.accrual);
+        let backoff = EjectionBackoff { min: rules.min_ejection, max: rules.max_ejection };
+        let mut decisions = self.lock();
+        let is_same = decisions.rule == rule && decisions.backoff == backoff;
+        decisions.rule = rule;
+        decisions.backoff = backoff;
+        decisions.max_ejected_percent = rules.max_ejected_percent;
+        let old = std::mem::take(&mut decisions.books).into_iter();
+        let mut old: HashMap<Address, Book> =
+            old.map(|book| (book.endpoint.address.clone(), book)).collect();
+        for (at, wanted) in (0..).zip(wanted) {
+            let mut book = old.remove(&wanted.address).unwrap_or_else(|| Book {
+                endpoint: Arc::new(make(&wanted.address)),
+                ejection: Ejection::new(backoff),
+                watch: rule.watch(),
+            });
+            if !is_same {
+                book.ejection.set_backoff(backoff);
+                book.watch = rule.watch();
+            }
+            book.endpoint.at.store(at, Ordering::Relaxed);
+            book.endpoint.is_drained.store(wanted.drained, Ordering::Relaxed);
+            decisions.books.push(book);
+        }
+        let is_out = |book: &&Book| book.ejection.state() != EjectionState::Alive;
+        decisions.out = decisions.books.iter().filter(is_out).count();
+        self.publish(&decisions);
+        decisions.books.iter().map(|book| book.endpoint.clone()).collect()
     }
 
     /// What there is to see now, if it is not what was `seen`.
@@ -127,42 +166,40 @@ impl Accrual {
         })
     }
 
-    pub(super) fn state(&self, endpoint: usize) -> EndpointState {
-        match self.endpoints[endpoint].state.load(Ordering::Relaxed) {
-            it if it == EndpointState::Ejected as u8 => EndpointState::Ejected,
-            it if it == EndpointState::Probing as u8 => EndpointState::Probing,
-            _ => EndpointState::Available,
-        }
+    /// How many endpoints balancers pick from: those available, or all in service when most are
+    /// out.
+    pub(super) fn eligible(&self) -> u32 {
+        self.changes.eligible.load(Ordering::Relaxed)
     }
 
     /// Consecutive failures are over.
-    pub(super) fn succeeded(&self, endpoint: usize) {
-        let failures = &self.endpoints[endpoint].failures;
-        if failures.load(Ordering::Relaxed) != 0 {
-            failures.store(0, Ordering::Relaxed);
+    pub(super) fn succeeded(&self, endpoint: &EndpointState) {
+        if endpoint.failures.load(Ordering::Relaxed) != 0 {
+            endpoint.failures.store(0, Ordering::Relaxed);
         }
     }
 
-    /// One failure more; whether it took the endpoint out.
-    pub(super) fn failed(&self, endpoint: usize) -> bool {
-        if !matches!(self.rule, Rule::ConsecutiveFailures { .. }) {
+    /// One failure more, by the rule that the shard goes by; whether it took the endpoint out.
+    pub(super) fn failed(&self, endpoint: &EndpointState, rule: Rule) -> bool {
+        if !matches!(rule, Rule::ConsecutiveFailures { .. }) {
             return false;
         }
-        let failures = &self.endpoints[endpoint].failures;
-        if !self.rule.is_exceeded_by(failures.fetch_add(1, Ordering::Relaxed) + 1) {
+        let in_a_row = endpoint.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if !rule.is_exceeded_by(in_a_row) {
             return false;
         }
         // From the beginning where it is not ejected either, or each further failure of the only
         // endpoint would take the lock.
-        failures.store(0, Ordering::Relaxed);
-        self.eject(&mut self.lock(), endpoint)
+        endpoint.failures.store(0, Ordering::Relaxed);
+        let mut decisions = self.lock();
+        let at = decisions.find(endpoint);
+        at.is_some_and(|at| self.eject(&mut decisions, at))
     }
 
     /// Adds what a shard has seen of an endpoint; for success rates.
-    pub(super) fn add(&self, endpoint: usize, successes: u32, failures: u32) {
-        let it = &self.endpoints[endpoint];
-        it.successes_seen.fetch_add(successes, Ordering::Relaxed);
-        it.failures_seen.fetch_add(failures, Ordering::Relaxed);
+    pub(super) fn add(&self, endpoint: &EndpointState, successes: u32, failures: u32) {
+        endpoint.successes_seen.fetch_add(successes, Ordering::Relaxed);
+        endpoint.failures_seen.fetch_add(failures, Ordering::Relaxed);
     }
 
     /// Looks at the rates of all endpoints; the first shard does. Returns how many were ejected.
@@ -170,11 +207,12 @@ impl Accrual {
         let now = self.started.elapsed();
         let mut decisions = self.lock();
         let mut ejected = 0;
-        for (at, endpoint) in self.endpoints.iter().enumerate() {
+        for at in 0..decisions.books.len() {
+            let Book { endpoint, watch, .. } = &mut decisions.books[at];
             let successes = endpoint.successes_seen.swap(0, Ordering::Relaxed);
             let failures = endpoint.failures_seen.swap(0, Ordering::Relaxed);
-            let watch = decisions.watches.get_mut(at);
-            let is_bad = watch.is_some_and(|it| it.observe(successes.into(), failures.into(), now));
+            let is_bad =
+                watch.as_mut().is_some_and(|it| it.observe(successes.into(), failures.into(), now));
             if is_bad && self.eject(&mut decisions, at) {
                 ejected += 1;
             }
@@ -182,42 +220,56 @@ impl Accrual {
         ejected
     }
 
-    /// The endpoint that the request which asks is to probe, if one is due; not `avoid`.
-    pub(super) fn try_probe(&self, avoid: Option<usize>) -> Option<usize> {
+    /// The endpoint that the request which asks is to probe, if one is due; not `avoid`, and none
+    /// that is out for another reason too.
+    pub(super) fn try_probe(&self, avoid: Option<&EndpointState>) -> Option<Arc<EndpointState>> {
         let now = self.started.elapsed();
         let mut decisions = self.lock();
-        let mut ejections = (0..).zip(&mut decisions.ejections);
-        let endpoint = ejections.find_map(|(at, ejection)| {
-            (Some(at) != avoid && ejection.try_probe(now)).then_some(at)
+        let found = decisions.books.iter_mut().find_map(|book| {
+            let endpoint = &book.endpoint;
+            let is_avoided = avoid.is_some_and(|it| std::ptr::eq(it, &**endpoint));
+            let may = !is_avoided
+                && !endpoint.is_drained.load(Ordering::Relaxed)
+                && !endpoint.is_unhealthy.load(Ordering::Relaxed);
+            (may && book.ejection.try_probe(now)).then(|| endpoint.clone())
         })?;
         self.publish(&decisions);
-        Some(endpoint)
+        Some(found)
     }
 
     /// A probe is over. For how long the endpoint was out, where that is over too.
-    pub(super) fn report(&self, endpoint: usize, report: Report) -> Option<Duration> {
+    pub(super) fn report(&self, endpoint: &EndpointState, report: Report) -> Option<Duration> {
         let now = self.started.elapsed();
         let mut decisions = self.lock();
-        let Decisions { ejections, watches, out, rng } = &mut *decisions;
-        let ejection = &mut ejections[endpoint];
+        let at = decisions.find(endpoint)?;
+        let Decisions { books, out, rng, rule, .. } = &mut *decisions;
+        let Book { ejection, watch, .. } = &mut books[at];
+        // An address that went and came back is another endpoint, so this one has a probe out.
         debug_assert_eq!(ejection.state(), EjectionState::Probing, "who probes reports once");
         let lasted = ejection.out_for(now);
         let revived = ejection.report(report, now, rng) == EjectionState::Alive;
         if revived {
             *out -= 1;
-            self.endpoints[endpoint].failures.store(0, Ordering::Relaxed);
-            if let (Some(watch), Some(fresh)) = (watches.get_mut(endpoint), self.rule.watch()) {
-                *watch = fresh;
-            }
+            endpoint.failures.store(0, Ordering::Relaxed);
+            *watch = rule.watch();
         }
         self.publish(&decisions);
         revived.then_some(lasted)
     }
 
-    fn eject(&self, decisions: &mut Decisions, endpoint: usize) -> bool {
-        let Decisions { ejections, rng, out, .. } = decisions;
-        let ejected = may_eject(*out, self.endpoints.len(), self.max_ejected_percent)
-            && ejections[endpoint].eject(self.started.elapsed(), rng).is_some();
+    /// The health checker's verdict.
+    pub(super) fn set_health(&self, endpoint: &EndpointState, is_healthy: bool) {
+        let decisions = self.lock();
+        endpoint.is_unhealthy.store(!is_healthy, Ordering::Relaxed);
+        self.publish(&decisions);
+    }
+
+    fn eject(&self, decisions: &mut Decisions, at: usize) -> bool {
+        let now = self.started.elapsed();
+        let total = decisions.books.len();
+        let Decisions { books, rng, out, max_ejected_percent, .. } = decisions;
+        let ejected = may_eject(*out, total, *max_ejected_percent)
+            && books[at].ejection.eject(now, rng).is_some();
         if ejected {
             *out += 1;
             self.publish(decisions);
@@ -228,17 +280,26 @@ impl Accrual {
     /// Lets the shards see what was decided.
     fn publish(&self, decisions: &Decisions) {
         let mut probe_at_us = NEVER_US;
-        for (endpoint, ejection) in self.endpoints.iter().zip(&decisions.ejections) {
+        let (mut available, mut out) = (0, 0);
+        for Book { endpoint, ejection, .. } in &decisions.books {
             let state = match ejection.state() {
-                EjectionState::Alive => EndpointState::Available,
-                EjectionState::Probing => EndpointState::Probing,
+                EjectionState::Alive => Shown::Available,
+                EjectionState::Probing => Shown::Probing,
                 EjectionState::Ejected { until } => {
                     probe_at_us = probe_at_us.min(until.as_micros() as u64);
-                    EndpointState::Ejected
+                    Shown::Ejected
                 }
             };
-            endpoint.state.store(state as u8, Ordering::Relaxed);
+            endpoint.ejection.store(state as u8, Ordering::Relaxed);
+            match endpoint.shown() {
+                Shown::Available => available += 1,
+                Shown::Draining => {}
+                Shown::Ejected | Shown::Probing | Shown::Unhealthy => out += 1,
+            }
         }
+        // The balancer's own rule (`policy::balance`).
+        let eligible = if 2 * out > available + out { available + out } else { available };
+        self.changes.eligible.store(eligible, Ordering::Relaxed);
         self.changes.probe_at_us.store(probe_at_us, Ordering::Relaxed);
         // Who sees the number sees what was stored before it.
         self.changes.number.fetch_add(1, Ordering::Release);
@@ -247,6 +308,15 @@ impl Accrual {
     fn lock(&self) -> MutexGuard<'_, Decisions> {
         // A panic ends the process.
         self.decisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Decisions {
+    /// Where an endpoint's book is. `None`: it is the service's no more.
+    fn find(&self, endpoint: &EndpointState) -> Option<usize> {
+        let at = endpoint.at.load(Ordering::Relaxed) as usize;
+        let book = self.books.get(at)?;
+        std::ptr::eq(&*book.endpoint, endpoint).then_some(at)
     }
 }
 

@@ -4,12 +4,14 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::context::Target;
 use super::exchange::{Exchange, Link};
 use super::ledger::{Answer, Bytes};
+use super::load::Load;
 use super::pump::Pump;
 use super::report::Meter;
 use super::transport::Transport;
-use super::upstream::{Load, Pick, Upstream, Upward};
+use super::upstream::{Endpoint, Pick, Upstream, Upward};
 use crate::http::{Framing, Reason, Response, Version};
 use crate::http1::{
     BodyError, FieldStorage, ResponseContext, ResponseParser, encode, outgoing_framing,
@@ -18,7 +20,7 @@ use crate::policy::classifier::{Class, Outcome};
 use crate::ring::{Chunk, End};
 
 pub(super) struct Attempt {
-    pub(super) endpoint: usize,
+    pub(super) endpoint: Rc<Endpoint>,
     pub(super) transport: Transport,
     pub(super) meter: Option<Meter>,
     pub(super) connecting: bool,
@@ -52,22 +54,22 @@ impl Attempt {
         pick: Pick,
         fresh: bool,
         now: Duration,
+        target: Option<&Rc<Target>>,
         link: &Link<'_>,
     ) -> io::Result<Attempt> {
         // First of all: a probe whose attempt does not even begin gives its place back.
+        let endpoint = pick.endpoint.clone();
         let load = Load::new(upstream, pick, now);
-        let endpoint = pick.endpoint;
         let pooled = match fresh {
             true => None,
-            false => upstream.checkout(endpoint, link.waker),
+            false => upstream.checkout(&endpoint, link.waker),
         };
         let reused = pooled.is_some();
-        let counted =
-            link.router.targets[upstream.index].as_ref().zip(link.context.reporter.as_ref());
+        let counted = target.zip(link.context.reporter.as_ref());
         let Upward { transport, mut meter } = match pooled {
             Some(pooled) => pooled,
             None => Upward {
-                transport: upstream.connect(endpoint, &link.context.ring, link.waker)?,
+                transport: endpoint.connect(&link.context.ring, link.waker)?,
                 meter: counted.map(|(target, reporter)| Meter::new(reporter, target.id)),
             },
         };
@@ -161,12 +163,12 @@ impl Exchange {
                     let now = link.context.clock();
                     let whole = download.is_ended();
                     let outcome = Outcome::Answered { status, retryable_hint: hint };
-                    let class = self.upstream.retries.classify(self.rules.method, outcome);
+                    let class = self.policy.retries.classify(self.rules.method, outcome);
                     let is_failure = class != Class::Success;
                     attempt.load.answered(now);
                     attempt.load.judge(!is_failure, link.context);
                     self.ledger.answered(now, Answer { status, whole, is_failure });
-                    self.upstream.answered(attempt.endpoint, whole);
+                    attempt.endpoint.answered(whole);
                     self.rules.response_begun(persistent);
                     self.forget_copy(&link.context.ring);
                     if close {
@@ -201,10 +203,10 @@ impl Exchange {
         download: &Pump,
         link: &Link<'_>,
     ) -> bool {
-        let Some(endpoint) = self.attempt.as_ref().map(|attempt| attempt.endpoint) else {
+        let Some(endpoint) = self.attempt.as_ref().map(|attempt| attempt.endpoint.clone()) else {
             return false;
         };
-        if !self.retry(outcome, Some(endpoint), link) {
+        if !self.retry(outcome, Some(&endpoint), link) {
             return false;
         }
         let (now, whole) = (link.context.clock(), download.is_ended());
@@ -212,7 +214,7 @@ impl Exchange {
         self.ledger.answered(now, Answer { status, whole, is_failure: true });
         self.ledger.attempt_ended(link.context, None, bytes);
         self.ledger.discarded();
-        self.upstream.answered(endpoint, whole);
+        endpoint.answered(whole);
         let Some(mut attempt) = self.attempt.take() else { return true };
         attempt.load.answered(now);
         attempt.load.judge(false, link.context);
@@ -220,7 +222,7 @@ impl Exchange {
         if whole && may_reuse && !self.is_half_closed() {
             let Attempt { transport, meter, .. } = attempt;
             let upward = Upward { transport, meter };
-            self.upstream.check_in(endpoint, upward, link.context.ring.now());
+            self.upstream.check_in(&endpoint, upward, link.context.ring.now());
         }
         true
     }
@@ -298,7 +300,7 @@ fn write_head(
         return Head::Refused(Reason::BadResponse);
     }
     let (framing, must_close) = outgoing_framing(response.facts.framing, rules.client_version);
-    let close = must_close || close || link.context.is_closing();
+    let close = must_close || close || link.is_closing();
     let context = ResponseContext {
         client_version: rules.client_version,
         close: close && response.status != 101,

@@ -18,7 +18,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::accept::{Head, accept, error_bytes, refused};
-use super::context::{Context, Hold, Router, Server};
+use super::context::{Context, Drain, Hold, Router, Server};
 use super::exchange::{Exchange, Link, Turn};
 use super::ledger::Answer;
 use super::limits::Place;
@@ -63,6 +63,8 @@ enum Awaits {
 
 pub(super) struct Connection {
     context: Rc<Context>,
+    server: Rc<Server>,
+    /// The one that holds for the request under way, or for the next.
     router: Rc<Router>,
     client: Transport,
     waker: Waker,
@@ -76,7 +78,7 @@ pub(super) struct Connection {
     acknowledged_bytes: u64,
     state: State,
     /// The server that accepted it, as telemetry knows it.
-    server: u32,
+    server_id: u32,
     opened: Duration,
     requests: u32,
     _hold: Hold,
@@ -84,7 +86,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Serves a client until it or we have had enough.
-    pub(super) async fn serve(context: Rc<Context>, server: usize, fd: OwnedFd, hold: Hold) {
+    pub(super) async fn serve(context: Rc<Context>, server: Rc<Server>, fd: OwnedFd, hold: Hold) {
         let mut connection =
             Connection::new(context, server, fd, hold, ring::current_waker().await);
         while connection.step() {
@@ -93,7 +95,7 @@ impl Connection {
     }
 
     /// Tells a client that the shard is full.
-    pub(super) async fn refuse(context: Rc<Context>, server: usize, fd: OwnedFd, hold: Hold) {
+    pub(super) async fn refuse(context: Rc<Context>, server: Rc<Server>, fd: OwnedFd, hold: Hold) {
         let mut connection =
             Connection::new(context, server, fd, hold, ring::current_waker().await);
         connection.refuse_head(Reason::Overloaded);
@@ -104,17 +106,17 @@ impl Connection {
 
     fn new(
         context: Rc<Context>,
-        server: usize,
+        server: Rc<Server>,
         fd: OwnedFd,
         hold: Hold,
         waker: Waker,
     ) -> Connection {
-        let Server { router, id: server } = &context.servers[server];
-        let (router, server) = (router.clone(), *server);
+        let router = server.router.borrow().clone();
+        let server_id = server.id.get();
         let socket = Socket::adopt(&context.ring, fd, Whose::Client, waker.clone());
         if let Some(reporter) = &context.reporter {
-            socket.count_for(reporter.server_account(server));
-            reporter.record(|recorder| recorder.connected(server));
+            socket.count_for(reporter.server_account(server_id));
+            reporter.record(|recorder| recorder.connected(server_id));
         }
         let address = socket.peer_address();
         let peer = Peer {
@@ -134,6 +136,7 @@ impl Connection {
             opened: context.stamp(),
             requests: 0,
             server,
+            server_id,
             context,
             router,
             _hold: hold,
@@ -161,9 +164,28 @@ impl Connection {
         }
     }
 
+    /// Whether this connection ends with its next answer.
+    fn is_closing(&self) -> bool {
+        self.context.is_closing() || self.server.is_closing(self.context.ring.now())
+    }
+
+    /// The drain under way, of the process or of the server.
+    fn drain(&self) -> Option<Drain> {
+        self.context.drain().or_else(|| self.server.drain())
+    }
+
+    /// From here on by what is configured now.
+    fn renew_router(&mut self) {
+        let current = self.server.router.borrow();
+        if !Rc::ptr_eq(&current, &self.router) {
+            self.router = current.clone();
+        }
+    }
+
     /// Reads a head. Returns whether the task is to wait, as all that follow.
     fn idle(&mut self) -> bool {
         self.state = State::Idle;
+        self.renew_router();
         let progress = self.client.progress();
         if progress.send_error.is_some() || matches!(progress.end, End::Failed(_)) {
             return self.gone();
@@ -210,7 +232,7 @@ impl Connection {
         self.wait_idle(match self.parser.begun() {
             true => Awaits::RestOfHead,
             false if self.awaits == Awaits::Room && !progress.all_sent => Awaits::Room,
-            false if self.context.is_closing() => Awaits::DrainsEnd,
+            false if self.is_closing() => Awaits::DrainsEnd,
             false => Awaits::Request,
         })
     }
@@ -222,7 +244,7 @@ impl Connection {
         }
         self.awaits = awaits;
         let timeouts = &self.router.timeouts;
-        let after = match (awaits, self.context.drain()) {
+        let after = match (awaits, self.drain()) {
             (Awaits::RestOfHead, _) => timeouts.head,
             (Awaits::DrainsEnd, Some(drain)) => {
                 // Spread, so that the clients of a whole process do not all come back at once.
@@ -279,11 +301,12 @@ impl Connection {
         let link = Link {
             context: &self.context,
             router: &self.router,
+            server: &self.server,
             waker: &self.waker,
             timer: &self.timer,
             many: self.small_requests >= SMALL_REQUESTS,
         };
-        let (parser, peer, server) = (&mut self.parser, &self.peer, self.server);
+        let (parser, peer, server) = (&mut self.parser, &self.peer, self.server_id);
         self.client.with_input(|bytes| {
             let mut storage = FieldStorage::new();
             let (head, consumed) = match parser.parse(bytes, &mut storage) {
@@ -308,6 +331,7 @@ impl Connection {
         let link = Link {
             context: &self.context,
             router: &self.router,
+            server: &self.server,
             waker: &self.waker,
             timer: &self.timer,
             many: self.small_requests >= SMALL_REQUESTS,
@@ -329,7 +353,7 @@ impl Connection {
                 let head_only = exchange.rules.method == Method::Head;
                 let service = &exchange.upstream.name;
                 tracing::debug!(service, reason = reason.label(), "answered here");
-                let close = close || self.context.is_closing();
+                let close = close || self.is_closing();
                 self.recycle(exchange);
                 self.answer(reason, close, head_only)
             }
@@ -338,7 +362,7 @@ impl Connection {
                 let place = std::mem::replace(&mut exchange.place, Place::Unasked);
                 self.recycle(exchange);
                 if let Some(attempt) = attempt {
-                    self.context.record(|recorder| recorder.tunnel(self.server, true));
+                    self.context.record(|recorder| recorder.tunnel(self.server_id, true));
                     self.state = State::Tunnel(Box::new(Tunnel::new(attempt, place)));
                 }
                 false
@@ -377,6 +401,7 @@ impl Connection {
         let link = Link {
             context: &self.context,
             router: &self.router,
+            server: &self.server,
             waker: &self.waker,
             timer: &self.timer,
             many: self.small_requests >= SMALL_REQUESTS,
@@ -387,11 +412,11 @@ impl Connection {
                 true
             }
             Turn::Done { .. } => {
-                self.context.record(|recorder| recorder.tunnel(self.server, false));
+                self.context.record(|recorder| recorder.tunnel(self.server_id, false));
                 self.closing(true)
             }
             Turn::Broken(_) | Turn::ClientGone | Turn::Answer { .. } | Turn::Tunnel => {
-                self.context.record(|recorder| recorder.tunnel(self.server, false));
+                self.context.record(|recorder| recorder.tunnel(self.server_id, false));
                 self.reset()
             }
         }
@@ -409,7 +434,7 @@ impl Connection {
     fn refuse_head(&mut self, reason: Reason) -> bool {
         self.requests += 1;
         let bytes = error_bytes(reason, false);
-        self.context.record(|recorder| recorder.refused(self.server, reason, bytes));
+        self.context.record(|recorder| recorder.refused(self.server_id, reason, bytes));
         self.answer(reason, true, false)
     }
 
@@ -479,7 +504,7 @@ impl Connection {
                 self.reset()
             }
             State::Tunnel(_) => {
-                self.context.record(|recorder| recorder.tunnel(self.server, false));
+                self.context.record(|recorder| recorder.tunnel(self.server_id, false));
                 self.reset()
             }
             State::Idle | State::Closing { .. } | State::Gone => self.gone(),
@@ -506,7 +531,7 @@ impl Drop for Connection {
         if let Some(reporter) = &self.context.reporter {
             let lasted = self.context.stamp().saturating_sub(self.opened);
             let requests = u64::from(self.requests);
-            reporter.record(|recorder| recorder.disconnected(self.server, lasted, requests));
+            reporter.record(|recorder| recorder.disconnected(self.server_id, lasted, requests));
         }
     }
 }

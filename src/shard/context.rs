@@ -1,25 +1,25 @@
 //! What the tasks of one shard share: its ring, the configuration that it applies, its drain.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::Process;
 use super::exchange::Exchange;
 use super::peers::Peers;
 use super::report::{Reporter, Reporting};
 use super::upstream::Upstream;
-use crate::config::{self, ClientTimeouts, Config, ShardSettings};
-use crate::http::{ForwardRules, Mode};
-use crate::policy::{Rng, Route, RouteTable};
+use crate::config::{ClientTimeouts, ShardSettings};
+use crate::http::ForwardRules;
+use crate::policy::{Rng, RouteTable};
 use crate::ring::Ring;
-use crate::telemetry::layout::{ServerName, TargetIds, TargetName};
+use crate::telemetry::layout::{NO_ENDPOINT, TargetName};
 use crate::telemetry::record::Recorder;
 
-/// A router as its connections use it.
+/// A router as its connections use it, in one generation: an exchange keeps the one that it began
+/// with.
 pub(super) struct Router {
     pub(super) table: RouteTable,
     pub(super) rules: ForwardRules,
@@ -29,50 +29,69 @@ pub(super) struct Router {
     /// By the index that a route names.
     pub(super) upstreams: Rc<[Rc<Upstream>]>,
     /// What each of them is counted as; `None` where nothing is counted, or no route leads there.
-    pub(super) targets: Vec<Option<Rc<TargetIds>>>,
+    pub(super) targets: Vec<Option<Rc<Target>>>,
 }
 
-/// A listening address.
-pub(super) struct Server {
-    pub(super) router: Rc<Router>,
-    /// What it is counted as; of no meaning where nothing is counted.
+/// A service as one router's requests are counted, for as long as both are configured.
+pub(super) struct Target {
     pub(super) id: u32,
+    /// By the endpoint's slot in its service.
+    pub(super) endpoints: RefCell<Vec<u32>>,
 }
 
-impl Router {
-    fn new(
-        router: &config::Router,
-        upstreams: &Rc<[Rc<Upstream>]>,
-        reporter: Option<&Reporter>,
-    ) -> Router {
-        let target = |upstream: &Rc<Upstream>| {
-            let (router, service) = (router.label.clone(), upstream.name.clone());
-            let ids = reporter?.layout.target_ids(&TargetName { router, service })?;
-            Some(Rc::new(ids.clone()))
-        };
-        let mode = |mode| match mode {
-            config::Mode::Off => Mode::Off,
-            config::Mode::Append => Mode::Append,
-            config::Mode::Overwrite => Mode::Overwrite,
-        };
-        let routes = router.routes.iter().map(|route| Route {
-            host: route.host.clone(),
-            path_prefix: route.path_prefix.clone(),
-            service: route.service,
-        });
-        Router {
-            table: RouteTable::new(routes.collect()),
-            rules: ForwardRules {
-                via: router.forwarding.via.clone(),
-                x_forwarded: mode(router.forwarding.x_forwarded),
-                forwarded: mode(router.forwarding.forwarded),
-            },
-            timeouts: router.timeouts.clone(),
-            max_body_bytes: router.max_body_bytes,
-            upgrades: router.upgrades.clone(),
-            upstreams: upstreams.clone(),
-            targets: upstreams.iter().map(target).collect(),
+impl Target {
+    pub(super) fn new(id: u32) -> Target {
+        Target { id, endpoints: RefCell::default() }
+    }
+
+    /// What the endpoint in a slot is counted as.
+    pub(super) fn endpoint(&self, slot: usize) -> u32 {
+        self.endpoints.borrow().get(slot).copied().unwrap_or(NO_ENDPOINT)
+    }
+}
+
+/// A listening address, for as long as a connection of its is open.
+pub(super) struct Server {
+    /// Of the generation that holds for requests from now on.
+    pub(super) router: RefCell<Rc<Router>>,
+    /// What it is counted as; of no meaning where nothing is counted.
+    pub(super) id: Cell<u32>,
+    /// It is configured no more.
+    closing: Cell<Option<Drain>>,
+}
+
+impl Server {
+    pub(super) fn new(router: Rc<Router>, id: u32) -> Server {
+        Server { router: RefCell::new(router), id: Cell::new(id), closing: Cell::new(None) }
+    }
+
+    /// It is configured, whatever it was before.
+    pub(super) fn open(&self, router: Rc<Router>, id: u32) {
+        self.router.replace(router);
+        self.id.set(id);
+        self.closing.set(None);
+    }
+
+    /// It is configured no more: it is drained by itself.
+    pub(super) fn close(&self, drain: Drain) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(drain));
         }
+    }
+
+    /// Its own drain.
+    pub(super) fn drain(&self) -> Option<Drain> {
+        self.closing.get()
+    }
+
+    /// Whether its connections end with their next answer.
+    pub(super) fn is_closing(&self, now: Duration) -> bool {
+        self.closing.get().is_some_and(|drain| drain.closes <= now)
+    }
+
+    /// Whether its listener takes in no more.
+    pub(super) fn is_turning_away(&self, now: Duration) -> bool {
+        self.closing.get().is_some_and(|drain| drain.begins <= now)
     }
 }
 
@@ -93,16 +112,31 @@ pub(super) struct Drain {
     pub(super) ends: Duration,
 }
 
+impl Drain {
+    pub(super) fn new(now: Duration, grace: Duration, drain: Duration) -> Drain {
+        Drain {
+            begins: now + grace,
+            closes: now + grace + HANDSHAKE,
+            idle_close: drain / 2,
+            ends: now + grace + drain,
+        }
+    }
+}
+
 pub(super) struct Context {
     pub(super) number: usize,
     pub(super) peers: Arc<Peers>,
     pub(super) ring: Ring,
     pub(super) settings: ShardSettings,
-    /// In the order of the configuration, router by router.
-    pub(super) servers: Vec<Server>,
+    /// By their numbers; those that are configured, and those whose connections are not over.
+    pub(super) servers: RefCell<HashMap<u32, Rc<Server>>>,
     /// `None`: `telemetry: off`.
     pub(super) reporter: Option<Rc<Reporter>>,
-    pub(super) upstreams: Rc<[Rc<Upstream>]>,
+    /// In the order of the configuration.
+    pub(super) upstreams: RefCell<Rc<[Rc<Upstream>]>>,
+    /// Not configured any more, with what they still do, since when.
+    pub(super) retired: RefCell<Vec<(Rc<Upstream>, Duration)>>,
+    pub(super) targets: RefCell<HashMap<TargetName, Rc<Target>>>,
     pub(super) rng: RefCell<Rng>,
     started: Instant,
     drain: Cell<Option<Drain>>,
@@ -117,43 +151,27 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// Without servers and services yet: a plan brings them.
     pub(super) fn new(
         number: usize,
         peers: Arc<Peers>,
         ring: Ring,
         settings: ShardSettings,
-        config: &Config,
-        process: &Process,
+        started: Instant,
         reporting: Option<Reporting>,
-    ) -> io::Result<Context> {
-        let Process { started, addresses, services: shared } = process;
-        let started = *started;
+    ) -> Context {
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
-        let services = config.services.iter().enumerate();
-        let upstreams = services
-            .map(|(index, service)| Upstream::new(index, service, shared, number, &peers, &ring));
-        let upstreams = upstreams.map(|upstream| upstream.map(Rc::new));
-        let upstreams: Rc<[Rc<Upstream>]> = upstreams.collect::<io::Result<_>>()?;
-        let mut servers = Vec::new();
-        for router in &config.routers {
-            let label = &router.label;
-            let listens = router.servers.len();
-            let router = Rc::new(Router::new(router, &upstreams, reporter.as_deref()));
-            for address in &addresses[servers.len()..][..listens] {
-                let name = ServerName { router: label.clone(), address: *address };
-                let id = reporter.as_ref().and_then(|it| it.layout.server_id(&name));
-                servers.push(Server { router: router.clone(), id: id.unwrap_or(0) });
-            }
-        }
-        Ok(Context {
+        Context {
             number,
             peers,
             ring,
             settings,
-            servers,
+            servers: RefCell::default(),
             reporter,
-            upstreams,
+            upstreams: RefCell::new(Rc::new([])),
+            retired: RefCell::default(),
+            targets: RefCell::default(),
             rng: RefCell::new(Rng::new(seed_of(number))),
             started,
             drain: Cell::new(None),
@@ -161,7 +179,14 @@ impl Context {
             connections: Cell::new(0),
             control: RefCell::new(None),
             spare: RefCell::default(),
-        })
+        }
+    }
+
+    /// All services, those that are configured no more too.
+    pub(super) fn each_upstream(&self, mut each: impl FnMut(&Upstream)) {
+        let upstreams = self.upstreams.borrow().clone();
+        upstreams.iter().for_each(|upstream| each(upstream));
+        self.retired.borrow().iter().for_each(|(upstream, _)| each(upstream));
     }
 
     /// Tells the recorder, if there is one.
@@ -205,13 +230,7 @@ impl Context {
     }
 
     pub(super) fn begin_drain(&self, grace: Duration, drain: Duration) {
-        let now = self.ring.now();
-        self.drain.set(Some(Drain {
-            begins: now + grace,
-            closes: now + grace + HANDSHAKE,
-            idle_close: drain / 2,
-            ends: now + grace + drain,
-        }));
+        self.drain.set(Some(Drain::new(self.ring.now(), grace, drain)));
     }
 
     pub(super) fn set_control(&self, waker: Waker) {

@@ -50,11 +50,11 @@ impl Exchange {
     }
 
     fn extend_deadline(&mut self, link: &Link<'_>) {
-        let timeouts = &self.upstream.timeouts;
+        let timeouts = &self.policy.timeouts;
         let after = match self.phase {
             Phase::New => None,
             Phase::Backoff => Some(self.retry_at.saturating_sub(link.context.ring.now())),
-            Phase::Queue => Some(self.upstream.queue_timeout),
+            Phase::Queue => Some(self.policy.queue_timeout),
             Phase::Connect => Some(timeouts.connect),
             Phase::Expect => Some(timeouts.expect),
             Phase::Answer => timeouts.attempt,

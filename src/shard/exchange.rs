@@ -15,14 +15,15 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::attempt::{Answered, Attempt};
-use super::context::{Context, Router};
+use super::context::{Context, Router, Server};
 use super::deadlines::Phase;
 use super::ledger::{Bytes, Ledger};
 use super::limits::Place;
 use super::pump::{Copy, Pump, Pumped};
 use super::retries::Grant;
+use super::rules::Rules;
 use super::transport::Transport;
-use super::upstream::{Upstream, Upward};
+use super::upstream::{Endpoint, NoPick, Upstream, Upward};
 use crate::http::{self, Framing, PeerText, Reason, Request, Retry, Verdict};
 use crate::http1::BodyError;
 use crate::policy::backoff::Delays;
@@ -40,10 +41,18 @@ pub(super) const NEVER: Duration = Duration::MAX;
 pub(super) struct Link<'a> {
     pub(super) context: &'a Rc<Context>,
     pub(super) router: &'a Router,
+    pub(super) server: &'a Server,
     pub(super) waker: &'a Waker,
     pub(super) timer: &'a Timer,
     /// The client sends small requests: arm for many receives.
     pub(super) many: bool,
+}
+
+impl Link<'_> {
+    /// Whether connections end with their next answer.
+    pub(super) fn is_closing(&self) -> bool {
+        self.context.is_closing() || self.server.is_closing(self.context.ring.now())
+    }
 }
 
 /// What the connection is to do.
@@ -76,6 +85,8 @@ enum Look {
 pub(super) struct Exchange {
     pub(super) rules: http::Exchange,
     pub(super) upstream: Rc<Upstream>,
+    /// The service's, as they were when the request came.
+    pub(super) policy: Rc<Rules>,
     /// Of the service's limit; held for as long as the exchange lasts.
     pub(super) place: Place,
     pub(super) ledger: Ledger,
@@ -97,7 +108,7 @@ pub(super) struct Exchange {
     half_closed: bool,
     /// What a balancer goes by that keeps some requests together.
     key: Option<u64>,
-    /// The endpoint that the next attempt is to leave out.
+    /// The endpoint that the next attempt is to leave out, by its slot.
     avoid: Option<usize>,
     /// The next attempt is to connect anew: a pooled connection has failed it.
     fresh: bool,
@@ -127,11 +138,12 @@ impl Exchange {
         link: &Link<'_>,
     ) -> Exchange {
         let facts = &request.facts;
-        let request_deadline = match upstream.timeouts.request {
+        let policy = upstream.rules().clone();
+        let request_deadline = match policy.timeouts.request {
             Some(timeout) => link.context.ring.now() + timeout,
             None => NEVER,
         };
-        let replay_buffer_bytes = upstream.retries.replay_buffer_bytes;
+        let replay_buffer_bytes = policy.retries.replay_buffer_bytes;
         let fits = match facts.framing {
             Framing::Length(bytes) => bytes <= replay_buffer_bytes as u64,
             Framing::Empty | Framing::Chunked | Framing::UntilClose => true,
@@ -141,7 +153,7 @@ impl Exchange {
             ledger,
             attempt: None,
             copy: Copy::new(head, replay_buffer_bytes),
-            keeps_body: upstream.retries.may_repeat(request.method) && fits,
+            keeps_body: policy.retries.may_repeat(request.method) && fits,
             upload: Pump::new(facts.framing, facts.framing, link.router.max_body_bytes),
             download: Pump::new(Framing::Empty, Framing::Empty, None),
             asks_upgrade,
@@ -149,18 +161,19 @@ impl Exchange {
             upload_lost: false,
             deaf: false,
             half_closed: false,
-            key: upstream.hash_key.as_ref().and_then(|key| key.of(request, peer.ip())),
+            key: policy.hash_key.as_ref().and_then(|key| key.of(request, peer.ip())),
             avoid: None,
             fresh: false,
             next: record::Attempt::First,
             retries: 0,
-            delays: upstream.retries.delays(),
+            delays: policy.retries.delays(),
             retry_at: Duration::ZERO,
             phase: Phase::New,
             deadline: NEVER,
             request_deadline,
             place: Place::Unasked,
             upstream,
+            policy,
             moved_bytes: 0,
             taken_bytes: [0; 2],
         }
@@ -268,11 +281,13 @@ impl Exchange {
         let context = link.context;
         let now = context.clock();
         let ask = Ask { now, key: self.key, avoid: self.avoid };
-        let picked = self.upstream.pick(&ask, &mut context.rng.borrow_mut());
-        let Some(pick) = picked else {
-            return Look::Failed(Reason::NoEndpoint);
+        let pick = match self.upstream.pick(&ask, &self.policy, context) {
+            Ok(pick) => pick,
+            Err(NoPick::NoEndpoint) => return Look::Failed(Reason::NoEndpoint),
+            // Endpoints have gone since it got its place.
+            Err(NoPick::AllFull) => return Look::Failed(Reason::Overloaded),
         };
-        let endpoint = pick.endpoint;
+        let slot = pick.endpoint.slot;
         if pick.is_probe {
             self.upstream.count(context, |counts| counts.probes += 1);
         }
@@ -283,8 +298,10 @@ impl Exchange {
         self.taken_bytes = [0; 2];
         self.retry_at = Duration::ZERO;
         let fresh = std::mem::replace(&mut self.fresh, false);
-        self.ledger.attempt_begun(context, self.upstream.index, endpoint, self.next, now);
-        match Attempt::begin(&self.upstream, pick, fresh, now, link) {
+        self.upstream.count(context, |counts| counts.picks += 1);
+        self.ledger.attempt_begun(context, slot, self.next, now);
+        let target = self.ledger.target();
+        match Attempt::begin(&self.upstream, pick, fresh, now, target, link) {
             Ok(attempt) => {
                 let connecting = attempt.connecting;
                 self.attempt = Some(attempt);
@@ -295,7 +312,7 @@ impl Exchange {
             }
             Err(error) => {
                 tracing::warn!(service = self.upstream.name, %error, "no socket to connect with");
-                self.avoid = Some(endpoint);
+                self.avoid = Some(slot);
                 Look::Failed(Reason::ConnectFailed)
             }
         }
@@ -324,7 +341,7 @@ impl Exchange {
         let mut out = link.context.ring.buffer();
         out.extend_from_slice(self.copy.bytes());
         attempt.transport.send(Chunk::heap(out));
-        attempt.transport.socket().receive(self.upstream.expects_small(attempt.endpoint));
+        attempt.transport.socket().receive(attempt.endpoint.expects_small());
         self.rules.request_sent();
     }
 
@@ -411,7 +428,7 @@ impl Exchange {
             && !self.half_closed
         {
             let upward = Upward { transport, meter };
-            self.upstream.check_in(endpoint, upward, link.context.ring.now());
+            self.upstream.check_in(&endpoint, upward, link.context.ring.now());
         }
         Look::Turn(Turn::Done { close: self.rules.closes_client() })
     }
@@ -424,7 +441,7 @@ impl Exchange {
             moved.request = 0;
         }
         self.ledger.attempt_ended(link.context, Some(reason), moved);
-        let endpoint = self.attempt.as_ref().map(|attempt| attempt.endpoint);
+        let endpoint = self.attempt.as_ref().map(|attempt| attempt.endpoint.clone());
         if let Some(mut attempt) = self.attempt.take() {
             if reason.retry() == Retry::NothingSent {
                 attempt.load.unreachable(link.context.clock());
@@ -439,8 +456,8 @@ impl Exchange {
                 true
             }
             Verdict::Again => {
-                self.avoid = endpoint.or(self.avoid);
-                self.upstream.retries.may_requeue(link.context.ring.now())
+                self.avoid = endpoint.as_ref().map(|it| it.slot).or(self.avoid);
+                self.policy.retries.may_requeue(link.context.ring.now())
             }
             Verdict::Answer { .. } | Verdict::Break => false,
         };
@@ -450,7 +467,7 @@ impl Exchange {
         }
         // What never reached an endpoint has been tried again as often as that makes sense.
         let outcome = Outcome::Failed { reason, nothing_sent: false };
-        if reason.retry() == Retry::ByClassifier && self.retry(outcome, endpoint, link) {
+        if reason.retry() == Retry::ByClassifier && self.retry(outcome, endpoint.as_deref(), link) {
             return None;
         }
         match self.rules.given_up(reason) {
@@ -463,10 +480,10 @@ impl Exchange {
     pub(super) fn retry(
         &mut self,
         outcome: Outcome,
-        endpoint: Option<usize>,
+        endpoint: Option<&Endpoint>,
         link: &Link<'_>,
     ) -> bool {
-        let retries = &self.upstream.retries;
+        let retries = &self.policy.retries;
         let class = retries.classify(self.rules.method, outcome);
         if class != (Class::Failure { retryable: true }) || !self.rules.may_retry() {
             return false;
@@ -487,7 +504,7 @@ impl Exchange {
         self.retries += 1;
         self.rules.retry_granted();
         self.next = record::Attempt::Retry;
-        self.avoid = endpoint.or(self.avoid);
+        self.avoid = endpoint.map(|it| it.slot).or(self.avoid);
         self.retry_at = if delay.is_zero() { Duration::ZERO } else { now + delay };
         true
     }

@@ -7,9 +7,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::context::Context;
+use super::context::{Context, Target};
 use crate::http::Reason;
-use crate::telemetry::layout::TargetIds;
 use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
 
 /// The sizes of both bodies as far as they went, without framing.
@@ -33,7 +32,7 @@ pub(super) struct Answer {
 pub(super) struct Ledger {
     server: u32,
     /// `None`: the request was answered before it had a service, or nothing is recorded.
-    target: Option<Rc<TargetIds>>,
+    target: Option<Rc<Target>>,
     head_complete: Duration,
     attempt: Option<Open>,
     /// Spent waiting for upstreams, or streaming what they sent.
@@ -65,20 +64,24 @@ impl Ledger {
     }
 
     /// The request has found its service.
-    pub(super) fn routed(&mut self, context: &Context, target: Option<&Rc<TargetIds>>) {
+    pub(super) fn routed(&mut self, context: &Context, target: Option<&Rc<Target>>) {
         self.target = target.cloned();
         if let Some(target) = &self.target {
             context.record(|recorder| recorder.routed(target.id));
         }
     }
 
-    /// The service's balancer picked `endpoint`, by its index there; `now` by the same clock as
+    /// What the request is counted for, once it has found its service.
+    pub(super) fn target(&self) -> Option<&Rc<Target>> {
+        self.target.as_ref()
+    }
+
+    /// The service's balancer picked the endpoint in `slot`; `now` by the same clock as
     /// `Context::stamp`.
     pub(super) fn attempt_begun(
         &mut self,
         context: &Context,
-        service: usize,
-        endpoint: usize,
+        slot: usize,
         attempt: Attempt,
         now: Duration,
     ) {
@@ -87,11 +90,8 @@ impl Ledger {
         self.attempts += 1;
         self.retries += u32::from(attempt == Attempt::Retry);
         let Some(target) = &self.target else { return };
-        let endpoint = target.endpoints[endpoint];
-        context.record(|recorder| {
-            recorder.picked(service);
-            recorder.attempt_begun(target.id, endpoint, attempt);
-        });
+        let endpoint = target.endpoint(slot);
+        context.record(|recorder| recorder.attempt_begun(target.id, endpoint, attempt));
         self.attempt = Some(Open { endpoint, began: now, first_byte: None });
     }
 

@@ -7,6 +7,9 @@
 //! queue of the shard where it did, or in a message to another shard with a queue, by turns where
 //! there are both, so that no shard starves the others. Only where nobody waits at all is it free
 //! for whoever comes next.
+//!
+//! A limit on each endpoint is one on the service too: so many times the endpoints that there are
+//! to pick from. Who has a place then finds an endpoint with room, since nobody holds two.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,15 +22,17 @@ use super::shared::Shared;
 use crate::policy::concurrency::{Admission, ConcurrencyLimit};
 use crate::ring::Ring;
 
-/// Of one service, for all shards.
+/// Of one service, for all shards. How much it allows is each shard's to say, who may have applied
+/// another configuration for a moment.
+#[derive(Debug)]
 pub(super) struct Limit {
-    rule: ConcurrencyLimit,
     counts: Counts,
     /// Of those who wait, how many do on each shard.
     waiting: Box<[AtomicU32]>,
 }
 
 /// Running in the lower half, waiting in the upper. A pair of cache lines of its own.
+#[derive(Debug)]
 #[repr(align(128))]
 struct Counts(AtomicU64);
 
@@ -40,19 +45,18 @@ fn pack(running: u32, waiting: u32) -> u64 {
 }
 
 impl Limit {
-    pub(super) fn new(rule: ConcurrencyLimit, shards: usize) -> Limit {
+    pub(super) fn new(shards: usize) -> Limit {
         Limit {
-            rule,
             counts: Counts(AtomicU64::new(0)),
             waiting: (0..shards).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
     /// For a newcomer on shard `me`, who is counted as what the answer says.
-    fn ask(&self, me: usize) -> Admission {
+    fn ask(&self, me: usize, rule: ConcurrencyLimit) -> Admission {
         let mut admission = Admission::Refuse;
         self.update(|running, waiting| {
-            admission = self.rule.admit(running, waiting);
+            admission = rule.admit(running, waiting);
             match admission {
                 Admission::Admit => Some((running + 1, waiting)),
                 Admission::Wait => Some((running, waiting + 1)),
@@ -66,9 +70,8 @@ impl Limit {
     }
 
     /// Whether the first in the queue of shard `me` may start, which then counts as running.
-    fn start_waiter(&self, me: usize) -> bool {
-        let start =
-            |running, waiting| self.rule.has_room(running).then(|| (running + 1, waiting - 1));
+    fn start_waiter(&self, me: usize, rule: ConcurrencyLimit) -> bool {
+        let start = |running, waiting| rule.has_room(running).then(|| (running + 1, waiting - 1));
         let started = self.update(start);
         if started {
             self.waiting[me].fetch_sub(1, Ordering::SeqCst);
@@ -88,14 +91,19 @@ impl Limit {
     }
 
     /// One who ran has ended.
-    fn release(&self) {
+    pub(super) fn release(&self) {
         self.update(|running, waiting| Some((running - 1, waiting)));
     }
 
+    /// Whether more run than may: the limit is lower than it was, or endpoints have gone.
+    fn is_exceeded(&self, rule: ConcurrencyLimit) -> bool {
+        unpack(self.counts.0.load(Ordering::SeqCst)).0 > rule.max_concurrent.max(1)
+    }
+
     /// A place, if one is free though somebody waits: who came to wait just then saw none.
-    fn take_for_waiter(&self) -> bool {
+    fn take_for_waiter(&self, rule: ConcurrencyLimit) -> bool {
         self.update(|running, waiting| {
-            (waiting > 0 && self.rule.has_room(running)).then(|| (running + 1, waiting))
+            (waiting > 0 && rule.has_room(running)).then(|| (running + 1, waiting))
         })
     }
 
@@ -142,9 +150,18 @@ enum Passed {
 /// so finds it within a tenth of a second, when its shard looks by itself.
 const MAX_LOOKS: usize = 4;
 
+/// What of a service's limits bounds requests under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub(super) max_concurrent: Option<u32>,
+    pub(super) per_endpoint: Option<u32>,
+    pub(super) max_queue: u32,
+}
+
 /// A service's limit as one shard uses it.
 pub(super) struct Gate {
     shared: Arc<Shared>,
+    bounds: Cell<Bounds>,
     me: usize,
     ring: Ring,
     /// The first gets a place first.
@@ -184,11 +201,26 @@ impl Gate {
         send: Box<dyn Fn(usize) -> bool>,
     ) -> Gate {
         let (waiters, was_sent) = (RefCell::default(), Cell::new(false));
-        Gate { shared, me, ring, waiters, was_sent, send }
+        Gate { shared, bounds: Cell::default(), me, ring, waiters, was_sent, send }
     }
 
-    fn limit(&self) -> Option<&Limit> {
-        self.shared.limit.as_ref()
+    /// From now on.
+    pub(super) fn set_bounds(&self, bounds: Bounds) {
+        self.bounds.set(bounds);
+        self.admit();
+    }
+
+    fn limit(&self) -> &Limit {
+        &self.shared.limit
+    }
+
+    fn rule(&self) -> ConcurrencyLimit {
+        let Bounds { max_concurrent, per_endpoint, max_queue } = self.bounds.get();
+        let by_endpoints =
+            per_endpoint.map(|most| most.saturating_mul(self.shared.accrual.eligible()));
+        let max_concurrent =
+            max_concurrent.unwrap_or(u32::MAX).min(by_endpoints.unwrap_or(u32::MAX));
+        ConcurrencyLimit { max_concurrent, max_queue }
     }
 
     /// How many wait here.
@@ -199,8 +231,14 @@ impl Gate {
 
     /// For a newcomer; `waker` is woken when it has a place.
     pub(super) fn ask(self: &Rc<Gate>, waker: &Waker) -> Place {
-        let Some(limit) = self.limit() else { return Place::Free };
-        match limit.ask(self.me) {
+        let Bounds { max_concurrent: None, per_endpoint: None, .. } = self.bounds.get() else {
+            return self.ask_limit(waker);
+        };
+        Place::Free
+    }
+
+    fn ask_limit(self: &Rc<Gate>, waker: &Waker) -> Place {
+        match self.limit().ask(self.me, self.rule()) {
             Admission::Admit => Place::Held(Held { gate: self.clone() }),
             Admission::Refuse => Place::Refused,
             Admission::Wait => {
@@ -216,9 +254,12 @@ impl Gate {
 
     /// Lets in who waits here while there are places, and forgets who went away.
     pub(super) fn admit(&self) {
-        let Some(limit) = self.limit() else { return };
+        if self.waiters.borrow().is_empty() {
+            return;
+        }
+        let (limit, rule) = (self.limit(), self.rule());
         self.waiters.borrow_mut().retain(|waiter| waiter.state.get() == Waits::Still);
-        while !self.waiters.borrow().is_empty() && limit.start_waiter(self.me) {
+        while !self.waiters.borrow().is_empty() && limit.start_waiter(self.me, rule) {
             // It does not wait any more, so it is not counted out of the queue once more.
             let first = self.waiters.borrow_mut().pop_front();
             first.into_iter().for_each(|waiter| self.grant(&waiter));
@@ -227,7 +268,10 @@ impl Gate {
 
     /// A place has come here: of who ended, or from another shard.
     pub(super) fn receive(&self) {
-        let Some(limit) = self.limit() else { return };
+        let limit = self.limit();
+        if limit.is_exceeded(self.rule()) {
+            return limit.release();
+        }
         for _ in 0..MAX_LOOKS {
             let passed = self.pass_on(limit);
             if passed == Passed::ToSomebody {
@@ -235,7 +279,7 @@ impl Gate {
             }
             limit.release();
             // A full mailbox is no reason to try again and again: the other shard looks by itself.
-            if passed == Passed::NotTaken || !limit.take_for_waiter() {
+            if passed == Passed::NotTaken || !limit.take_for_waiter(self.rule()) {
                 return;
             }
         }
@@ -296,9 +340,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         match self.state.replace(Waits::Gone) {
             Waits::Still => {
-                if let Some(limit) = self.gate.limit() {
-                    limit.give_up(self.gate.me);
-                }
+                self.gate.limit().give_up(self.gate.me);
             }
             Waits::Granted => self.gate.receive(),
             Waits::Gone => {}
@@ -310,26 +352,26 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn limit(max_concurrent: u32, max_queue: u32) -> Limit {
-        Limit::new(ConcurrencyLimit { max_concurrent, max_queue }, 3)
+    fn limit(max_concurrent: u32, max_queue: u32) -> (Limit, ConcurrencyLimit) {
+        (Limit::new(3), ConcurrencyLimit { max_concurrent, max_queue })
     }
 
     #[test]
     fn a_place_is_free_only_where_nobody_waits() {
-        let limit = limit(1, 2);
-        assert_eq!(limit.ask(0), Admission::Admit);
+        let (limit, rule) = limit(1, 2);
+        assert_eq!(limit.ask(0, rule), Admission::Admit);
         assert_eq!(limit.other_with_waiters(0), None);
-        assert_eq!((limit.ask(2), limit.ask(2)), (Admission::Wait, Admission::Wait));
-        assert_eq!(limit.ask(1), Admission::Refuse);
-        assert!(!limit.start_waiter(2), "there is no place yet");
-        assert!(!limit.take_for_waiter(), "nor for anybody else");
+        assert_eq!((limit.ask(2, rule), limit.ask(2, rule)), (Admission::Wait, Admission::Wait));
+        assert_eq!(limit.ask(1, rule), Admission::Refuse);
+        assert!(!limit.start_waiter(2, rule), "there is no place yet");
+        assert!(!limit.take_for_waiter(rule), "nor for anybody else");
         assert_eq!((limit.other_with_waiters(0), limit.other_with_waiters(2)), (Some(2), None));
         limit.hand_over(2);
         limit.release();
-        assert!(limit.take_for_waiter(), "it is free, and one waits");
+        assert!(limit.take_for_waiter(rule), "it is free, and one waits");
         limit.hand_over(2);
         limit.release();
-        assert!(!limit.take_for_waiter());
+        assert!(!limit.take_for_waiter(rule));
         assert_eq!(unpack(limit.counts.0.load(Ordering::SeqCst)), (0, 0));
     }
 
@@ -337,13 +379,13 @@ mod tests {
     fn no_more_run_than_may_whatever_threads_do() {
         use std::sync::atomic::AtomicU32;
         const MOST: u32 = 3;
-        let (limit, running) = (limit(MOST, 0), AtomicU32::new(0));
+        let ((limit, rule), running) = (limit(MOST, 0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for me in 0..3 {
                 let (limit, running) = (&limit, &running);
                 scope.spawn(move || {
                     for _ in 0..20_000 {
-                        if limit.ask(me) == Admission::Admit {
+                        if limit.ask(me, rule) == Admission::Admit {
                             let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                             assert!(now <= MOST, "{now}");
                             running.fetch_sub(1, Ordering::SeqCst);

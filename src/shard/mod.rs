@@ -11,6 +11,7 @@
 
 mod accept;
 mod accrual;
+mod apply;
 mod attempt;
 mod connection;
 mod context;
@@ -19,17 +20,18 @@ mod exchange;
 mod ledger;
 mod limits;
 mod listener;
+mod load;
 mod peers;
+mod plan;
 mod pump;
 mod report;
 mod retries;
+mod rules;
 mod shared;
 mod transport;
 mod tunnel;
 mod upstream;
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,12 +40,14 @@ use crossbeam_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
 
 pub use self::peers::Peers;
+pub use self::plan::{Command, Listeners, Plan, ServerPlan, ServicePlan, SocketAddresses, Wanted};
 pub use self::report::Reporting;
-pub use self::shared::Services;
+pub use self::shared::Shared;
 
 use self::context::Context;
-use crate::config::Config;
-use crate::control::{Command, Event};
+use self::upstream::Upstream;
+use crate::config::ShardSettings;
+use crate::control::Event;
 use crate::ring::{self, Mailbox, Ring};
 
 /// What glommio may register with each of its three rings, which carry nothing here: its default
@@ -56,26 +60,14 @@ const KEEPER_PERIOD: Duration = Duration::from_secs(1);
 /// How often policies look at what the whole process has seen (DESIGN section 3).
 const REFRESH_PERIOD: Duration = Duration::from_millis(100);
 
-/// A shard's listening sockets, with the index of the server that each belongs to: the
-/// configuration's, router by router.
-pub type Listeners = Vec<(OwnedFd, usize)>;
-
-/// What a shard is started with besides the configuration.
+/// What a shard is started with.
 pub struct Given {
+    /// What times are since, on all shards alike.
+    pub started: Instant,
+    pub plan: Arc<Plan>,
     pub listeners: Listeners,
-    pub process: Process,
     /// `None`: `telemetry: off`.
     pub reporting: Option<Reporting>,
-}
-
-/// What all shards of a process have in common.
-#[derive(Clone)]
-pub struct Process {
-    /// What times are since.
-    pub started: Instant,
-    /// Where each server came to listen, in the order of their indices.
-    pub addresses: Arc<[SocketAddr]>,
-    pub services: Services,
 }
 
 /// A running shard, as the supervisor holds it.
@@ -88,19 +80,19 @@ impl Shard {
     /// why it could not start.
     pub fn start(
         number: usize,
-        config: Arc<Config>,
         peers: Arc<Peers>,
         mailbox: Mailbox<Command>,
         given: Given,
         events: Sender<Event>,
     ) -> Result<Shard, String> {
-        let core = config.runtime.shards[number].core;
+        let settings = given.plan.config.runtime.shards[number].clone();
+        let core = settings.core;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("shard")
             .io_memory(GLOMMIO_IO_BYTES)
             .ring_depth(16)
             .spawn(move || async move {
-                let event = match run(number, &config, peers, given, mailbox, &events).await {
+                let event = match run(number, settings, peers, given, mailbox, &events).await {
                     Ok(()) => Event::ShardDone { shard: number },
                     Err(why) => Event::ShardFailed { shard: number, why },
                 };
@@ -118,13 +110,12 @@ impl Shard {
 
 async fn run(
     number: usize,
-    config: &Config,
+    settings: ShardSettings,
     peers: Arc<Peers>,
     given: Given,
     mailbox: Mailbox<Command>,
     events: &Sender<Event>,
 ) -> Result<(), String> {
-    let settings = config.runtime.shards[number].clone();
     let ring_settings = ring::Settings {
         entries: settings.ring_entries,
         head_buffers: settings.head_buffers,
@@ -132,23 +123,28 @@ async fn run(
         spin: settings.spin,
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
-    let Given { listeners, process, reporting } = given;
-    let context = Context::new(number, peers, ring.clone(), settings, config, &process, reporting);
-    let context = context.map_err(|error| format!("an endpoint's address: {error}"))?;
+    let Given { started, plan, listeners, reporting } = given;
+    let context = Context::new(number, peers, ring.clone(), settings, started, reporting);
     let context = Rc::new(context);
-    for (socket, server) in listeners {
-        let hold = context.hold(false);
-        ring.spawn(listener::accept(context.clone(), server, socket, hold));
-    }
+    context.apply(&plan);
+    drop(plan);
+    listen(&context, listeners);
     ring.spawn(keep_pools(context.clone()));
     ring.spawn(refresh_policies(context.clone()));
     if let Some(reporter) = &context.reporter {
         ring.spawn(report::report(context.clone(), reporter.clone()));
     }
-    ring.spawn(obey(context.clone(), mailbox));
+    ring.spawn(obey(context.clone(), mailbox, events.clone()));
     let _ = events.send(Event::ShardReady { shard: number });
     ring.drive(&ring_settings).await;
     Ok(())
+}
+
+fn listen(context: &Rc<Context>, listeners: Listeners) {
+    for (socket, server) in listeners {
+        let hold = context.hold(false);
+        context.ring.spawn(listener::accept(context.clone(), server, socket, hold));
+    }
 }
 
 /// The keeper: closes pooled connections that the endpoint closed, or that nobody needed.
@@ -164,7 +160,8 @@ async fn keep_pools(context: Rc<Context>) {
         }
         if due || !context.ring.take_disturbed().is_empty() {
             let now = context.ring.now();
-            context.upstreams.iter().for_each(|upstream| upstream.sweep(now));
+            context.each_upstream(|upstream| upstream.sweep(now));
+            context.forget_retired();
         }
         ring::wait().await;
     }
@@ -178,14 +175,14 @@ async fn refresh_policies(context: Rc<Context>) {
     loop {
         if timer.has_fired() {
             timer.set(context.ring.now() + REFRESH_PERIOD);
-            context.upstreams.iter().for_each(|upstream| upstream.refresh(&context));
+            context.each_upstream(|upstream| upstream.refresh(&context));
         }
         ring::wait().await;
     }
 }
 
 /// The control task: does what the supervisor says, and ends the shard after a drain.
-async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
+async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>, events: Sender<Event>) {
     let waker = ring::current_waker().await;
     context.set_control(waker.clone());
     let timer = context.ring.timer(waker.clone());
@@ -194,8 +191,17 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
     loop {
         while let Some(command) = mailbox.take() {
             match command {
-                Command::Adopt { socket, server } => listener::serve(&context, server, socket),
-                Command::Place { service } => context.upstreams[service].gate.receive(),
+                Command::Adopt { socket, server } => listener::adopt(&context, server, socket),
+                Command::Place { service } => {
+                    context.upstream(service).into_iter().for_each(|it| it.gate.receive());
+                }
+                Command::Apply(plan) => {
+                    context.apply(&plan);
+                    let (shard, generation) = (context.number, plan.generation);
+                    // The supervisor may have gone first, at the end of a drain.
+                    let _ = events.send(Event::Applied { shard, generation });
+                }
+                Command::Listen(listeners) => listen(&context, listeners),
                 Command::Drain { grace, drain } => {
                     context.begin_drain(grace, drain);
                     context.ring.wake_all();
@@ -212,7 +218,7 @@ async fn obey(context: Rc<Context>, mailbox: Mailbox<Command>) {
                 continue;
             }
             if context.held() == 0 || over {
-                context.upstreams.iter().for_each(|upstream| upstream.close_idle());
+                context.each_upstream(Upstream::close_idle);
                 if let Some(reporter) = &context.reporter {
                     reporter.finish(&context);
                 }

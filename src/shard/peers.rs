@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::control::Command;
+use super::plan::Command;
 use crate::ring::{MailboxFull, MailboxSender};
 
 /// A shard keeps what it accepts while it has no more than a quarter above the emptiest, and these.
@@ -58,12 +58,12 @@ impl Peers {
     }
 
     /// Sends a shard a place of a service's limit; whether it has it now.
-    pub(super) fn send_place(&self, shard: usize, service: usize) -> bool {
+    pub(super) fn send_place(&self, shard: usize, service: u32) -> bool {
         self.shards[shard].commands.send(Command::Place { service }).is_ok()
     }
 
     /// Finds a shard for a socket that shard `me` has accepted.
-    pub(super) fn place(&self, me: usize, socket: OwnedFd, server: usize) -> Placed {
+    pub(super) fn place(&self, me: usize, socket: OwnedFd, server: u32) -> Placed {
         let count = |peer: &Peer| peer.connections.0.load(Ordering::Relaxed);
         let mine = count(&self.shards[me]);
         let has_room = mine < self.shards[me].max_connections;

@@ -25,7 +25,6 @@ pub struct Reporting {
 
 /// The recorder of a shard, and what its gauges are computed from.
 pub(super) struct Reporter {
-    pub(super) layout: Arc<Layout>,
     recorder: RefCell<Recorder>,
     interval: Duration,
     started: Instant,
@@ -42,8 +41,7 @@ impl Reporter {
     pub(super) fn new(shard: usize, reporting: Reporting, started: Instant) -> Reporter {
         let Reporting { layout, outlet, interval } = reporting;
         Reporter {
-            recorder: RefCell::new(Recorder::new(shard, layout.clone(), outlet)),
-            layout,
+            recorder: RefCell::new(Recorder::new(shard, layout, outlet)),
             interval,
             started,
             last: RefCell::new(Last { at: Duration::ZERO, parked: Duration::ZERO }),
@@ -55,24 +53,29 @@ impl Reporter {
         record(&mut self.recorder.borrow_mut());
     }
 
-    /// Whom the ring counts a client's bytes for.
+    /// Whom the ring counts a client's bytes for. 0 is nobody, then servers and targets take turns:
+    /// what an account means holds whatever is configured later.
     pub(super) fn server_account(&self, server: u32) -> u32 {
-        1 + server
+        1 + 2 * server
     }
 
     /// Whom it counts an upstream's bytes for.
     pub(super) fn target_account(&self, target: u32) -> u32 {
-        1 + self.layout.servers.len() as u32 + target
+        2 + 2 * target
+    }
+
+    /// From here on by the ids of a newer generation.
+    pub(super) fn apply(&self, layout: &Arc<Layout>) {
+        self.recorder.borrow_mut().apply(layout);
     }
 
     fn flush(&self, context: &Context) -> bool {
-        let servers = self.layout.servers.len() as u32;
         let mut recorder = self.recorder.borrow_mut();
         context.ring.take_traffic(|account, traffic| {
             let (received, sent) = (traffic.received_bytes, traffic.sent_bytes);
             match account.checked_sub(1) {
-                Some(server) if server < servers => recorder.traffic(server, received, sent),
-                Some(target) => recorder.upstream_traffic(target - servers, received, sent),
+                Some(it) if it % 2 == 0 => recorder.traffic(it / 2, received, sent),
+                Some(it) => recorder.upstream_traffic(it / 2, received, sent),
                 None => {}
             }
         });
@@ -83,7 +86,7 @@ impl Reporter {
         let now = context.clock();
         gauges.services.clear();
         gauges.nodes.clear();
-        for upstream in context.upstreams.iter() {
+        for upstream in context.upstreams.borrow().iter() {
             gauges.services.push(upstream.gauges(context.ring.now()));
             upstream.nodes(now, &mut gauges.nodes);
         }

@@ -3,10 +3,10 @@
 use super::attempt::Attempt;
 use super::exchange::{Link, Turn};
 use super::limits::Place;
+use super::load::Load;
 use super::pump::{Pump, Pumped};
 use super::report::Meter;
 use super::transport::Transport;
-use super::upstream::Load;
 use crate::http::Framing;
 
 pub(super) struct Tunnel {

@@ -10,11 +10,12 @@ use crossbeam_channel::Sender;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::RunError;
 use super::listen::describe;
-use super::{Collector, RunError};
 use crate::admin;
 use crate::config::Config;
 use crate::control::Event;
+use crate::telemetry::collect::Inlet;
 use crate::telemetry::exporters::Made;
 use crate::telemetry::feed::Hub;
 use crate::telemetry::merge::Merger;
@@ -33,7 +34,7 @@ impl ControlThread {
     pub(super) fn start(
         config: &Config,
         state: admin::State,
-        collector: Option<Collector>,
+        collector: Option<(Inlet, Hub)>,
         exporters: Vec<Made>,
         events: Sender<Event>,
     ) -> Result<ControlThread, RunError> {
@@ -46,7 +47,7 @@ impl ControlThread {
         let work = Work {
             listener,
             state,
-            collector: collector.map(|it| (it, hub_of(config))),
+            collector,
             flush_interval: config.telemetry.as_ref().map(|it| it.flush_interval),
             exporters,
             events,
@@ -71,7 +72,8 @@ impl ControlThread {
     }
 }
 
-fn hub_of(config: &Config) -> Hub {
+/// For what the shards of this configuration will send.
+pub(super) fn hub_of(config: &Config) -> Hub {
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
     let (max_series, series_ttl) = config
         .telemetry
@@ -97,7 +99,7 @@ fn bind(config: &Config) -> Result<Option<TcpListener>, RunError> {
 struct Work {
     listener: Option<TcpListener>,
     state: admin::State,
-    collector: Option<(Collector, Hub)>,
+    collector: Option<(Inlet, Hub)>,
     flush_interval: Option<Duration>,
     exporters: Vec<Made>,
     events: Sender<Event>,
@@ -123,10 +125,7 @@ impl Work {
             tokio::spawn(admin::serve(listener, self.state, hub, routes, on_request));
         }
         match self.collector.zip(self.flush_interval) {
-            Some(((Collector { layout, inlet }, hub), interval)) => {
-                hub.update(|merger| merger.apply(layout, Instant::now()));
-                inlet.collect(hub, interval, ended).await;
-            }
+            Some(((inlet, hub), interval)) => inlet.collect(hub, interval, ended).await,
             None => {
                 let _ = ended.await;
             }
@@ -144,6 +143,8 @@ fn order(events: Sender<Event>) -> admin::OnRequest {
         let event = match request {
             admin::Request::Shutdown => Event::Shutdown,
             admin::Request::Drain => Event::Drain,
+            admin::Request::Reload(done) => Event::Reload { done },
+            admin::Request::SetEndpoint(change, done) => Event::SetEndpoint { change, done },
         };
         // Nobody listens only once the process is ending, which is what was asked for.
         let _ = events.send(event);

@@ -6,28 +6,33 @@
 
 mod control;
 mod listen;
+mod planner;
+mod reign;
+mod restart;
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::control::ControlThread;
-use self::listen::bind_all;
+use self::listen::{Bound, Listening};
+use self::planner::Planner;
+use self::reign::Reign;
 use crate::admin;
 use crate::config::Config;
-use crate::control::{Command, Event};
-use crate::ring::{self, MailboxSender};
-use crate::shard::{self, Given, Listeners, Peers, Process, Reporting, Services, Shard};
+use crate::control::Event;
+use crate::ring::{self, MailboxFull, MailboxSender};
+use crate::shard::{self, Command, Given, Peers, Plan, Reporting, Shard};
 use crate::telemetry::collect::{self, Inlet};
 use crate::telemetry::exporters::Made;
-use crate::telemetry::layout::{Layout, Registry, ServerName, ServiceFacts, Topology};
-use crate::telemetry::samples::Series;
+use crate::telemetry::feed::Hub;
+use crate::telemetry::layout::Occupied;
 
 /// How long after the end of a drain a shard may take to say so: a second for its last flush, one
 /// for operations that are still in the kernel, and one to be given the core.
@@ -43,6 +48,8 @@ pub struct Options {
     pub exporters: Vec<Made>,
     /// How the log's filter is read and changed.
     pub logging: admin::Logging,
+    /// Reads the configuration again, for a reload; or says what is wrong with it, in lines.
+    pub reread: Box<dyn Fn() -> Result<Config, String>>,
 }
 
 /// Why the process could not run, in one line.
@@ -65,34 +72,50 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let (events, inbox) = unbounded();
     listen_to_signals(events.clone())?;
     let config = Arc::new(config);
-    let (listeners, addresses) = bind_all(&config)?;
-    let (reporting, collector) = telemetry(&config, &addresses)?;
-    let state = admin::State::new(admin::Info {
-        version: options.version,
-        config: config.clone(),
-        listeners: addresses.clone(),
-        logging: options.logging,
-    });
+    let mut listening = Listening::default();
+    let Bound { servers, sockets } = listening.bind(&config)?;
+    listening.keep(&config, &servers);
+    let started = Instant::now();
+    let mut planner = Planner::new(config.clone(), started, servers);
+    let plan = planner.plan(&Occupied::default())?;
+    let (reporting, collector) = telemetry(&plan);
+    let hub = collector.as_ref().map(|(_, hub)| hub.clone());
+    let info = admin::Info { version: options.version, logging: options.logging };
+    let listeners = planner.addresses();
+    let current = admin::Current { config: config.clone(), listeners: listeners.clone() };
+    let state = admin::State::new(info, current);
     let control =
         ControlThread::start(&config, state.clone(), collector, options.exporters, events.clone())?;
-    let started = Instant::now();
-    let process = Process {
+    let given = sockets.into_iter().zip(reporting).map(|(listeners, reporting)| Given {
         started,
-        addresses: addresses.clone().into(),
-        services: Services::new(&config, started),
-    };
-    let (commands, shards) = start_shards(&config, listeners, process, reporting, &events)?;
+        plan: plan.clone(),
+        listeners,
+        reporting,
+    });
+    let (commands, shards) = start_shards(&config, given.collect(), &events)?;
     await_ready(&inbox, shards.len())?;
     state.set_ready(true);
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
     tracing::info!(
         version = options.version,
         cores = ?cores,
-        listeners = ?addresses,
+        listeners = ?listeners,
         admin = %control.admin().map_or_else(|| "off".into(), |address| address.to_string()),
         "ringlane is ready"
     );
-    await_end(&inbox)?;
+    drop(plan);
+    let mut reign = Reign {
+        inbox: &inbox,
+        commands: &commands,
+        planner,
+        listening,
+        hub,
+        state: state.clone(),
+        reread: options.reread,
+        later: VecDeque::new(),
+    };
+    reign.last()?;
+    let config = reign.planner.config().clone();
     state.set_ready(false);
     match drain(&inbox, &commands, &config)? {
         Drained::Everybody => {
@@ -116,15 +139,13 @@ type Commands = MailboxSender<Command>;
 
 /// Every mailbox is made before the first shard runs, since each may hand over to any other.
 fn start_shards(
-    config: &Arc<Config>,
-    listeners: Vec<Listeners>,
-    process: Process,
-    reporting: Vec<Option<Reporting>>,
+    config: &Config,
+    given: Vec<Given>,
     events: &Sender<Event>,
 ) -> Result<(Vec<Commands>, Vec<Shard>), RunError> {
     let mut mailboxes = Vec::new();
     let mut commands = Vec::new();
-    for _ in &listeners {
+    for _ in &given {
         let (sender, mailbox) = ring::mailbox(shard::MAILBOX_CAPACITY)
             .map_err(|error| RunError(format!("no eventfd for a mailbox: {error}")))?;
         mailboxes.push(mailbox);
@@ -133,70 +154,27 @@ fn start_shards(
     let limits = config.runtime.shards.iter().map(|shard| shard.max_connections);
     let peers = Arc::new(Peers::new(limits.zip(commands.iter().cloned()).collect()));
     let mut shards = Vec::new();
-    let given = listeners.into_iter().zip(reporting).map(|(listeners, reporting)| Given {
-        listeners,
-        process: process.clone(),
-        reporting,
-    });
-    for (number, (given, mailbox)) in given.zip(mailboxes).enumerate() {
-        let (config, peers, events) = (config.clone(), peers.clone(), events.clone());
-        let shard = Shard::start(number, config, peers, mailbox, given, events);
+    for (number, (given, mailbox)) in given.into_iter().zip(mailboxes).enumerate() {
+        let shard = Shard::start(number, peers.clone(), mailbox, given, events.clone());
         shards.push(shard.map_err(|why| RunError(format!("shard {number}: {why}")))?);
     }
     Ok((commands, shards))
 }
 
 /// What each shard reports with, and what the control thread collects it with.
-fn telemetry(
-    config: &Config,
-    addresses: &[SocketAddr],
-) -> Result<(Vec<Option<Reporting>>, Option<Collector>), RunError> {
-    let shards = config.runtime.shards.len();
-    let Some(settings) = &config.telemetry else {
-        return Ok((vec![None; shards], None));
+fn telemetry(plan: &Plan) -> (Vec<Option<Reporting>>, Option<(Inlet, Hub)>) {
+    let shards = plan.config.runtime.shards.len();
+    let (Some(settings), Some(layout)) = (&plan.config.telemetry, &plan.layout) else {
+        return (vec![None; shards], None);
     };
-    let mut registry = Registry::new(settings.max_series, settings.series_ttl);
-    let layout = registry.apply(&topology(config, addresses), Instant::now());
-    if layout.series_count() > Series::MAX as usize {
-        let (count, most) = (layout.series_count(), Series::MAX);
-        return Err(RunError(format!(
-            "telemetry has ids for {most} series, and this configuration has {count}; a lower \
-             telemetry.max_series makes fewer"
-        )));
-    }
+    let hub = control::hub_of(&plan.config);
+    hub.update(|merger| merger.apply(layout.clone(), Instant::now()));
     let (outlets, inlet) = collect::channels(shards);
     let reporting = outlets.into_iter().map(|outlet| {
         let layout = layout.clone();
         Some(Reporting { layout, outlet, interval: settings.flush_interval })
     });
-    Ok((reporting.collect(), Some(Collector { layout, inlet })))
-}
-
-struct Collector {
-    layout: Arc<Layout>,
-    inlet: Inlet,
-}
-
-/// The names of what is counted.
-fn topology(config: &Config, addresses: &[SocketAddr]) -> Topology {
-    let labels = config
-        .routers
-        .iter()
-        .flat_map(|router| router.servers.iter().map(|_| router.label.clone()));
-    let servers =
-        labels.zip(addresses).map(|(router, address)| ServerName { router, address: *address });
-    let services = config.services.iter().enumerate().map(|(index, service)| {
-        let uses = |router: &&crate::config::Router| {
-            router.routes.iter().any(|route| route.service == index)
-        };
-        ServiceFacts {
-            name: service.name.clone(),
-            algorithm: service.balancer.name(),
-            endpoints: service.endpoints.iter().map(|it| it.address.to_string()).collect(),
-            routers: config.routers.iter().filter(uses).map(|it| it.label.clone()).collect(),
-        }
-    });
-    Topology { servers: servers.collect(), services: services.collect() }
+    (reporting.collect(), Some((inlet, hub)))
 }
 
 /// Confines this thread, and those that it starts, to the control cores. Shards are pinned by their
@@ -222,7 +200,7 @@ fn die_with_any_shard() {
 }
 
 fn listen_to_signals(events: Sender<Event>) -> Result<(), RunError> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| RunError(format!("signals cannot be handled: {error}")))?;
     let listen = move || {
         for signal in signals.forever() {
@@ -243,27 +221,21 @@ fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<(), RunError> {
             Ok(Event::ShardFailed { shard, why }) => {
                 return Err(RunError(format!("shard {shard} cannot start: {why}")));
             }
-            Ok(Event::Signal(signal)) => {
+            Ok(Event::Signal(signal)) if signal != SIGHUP => {
                 return Err(RunError(format!("ended by signal {signal} before it was ready")));
             }
-            Ok(Event::ShardDone { .. } | Event::Shutdown | Event::Drain) => {}
+            Ok(other) => refuse(other, "not ready yet"),
             Err(_) => return Err(RunError("every shard has gone".into())),
         }
     }
     Ok(())
 }
 
-/// Waits for whatever ends the process.
-fn await_end(inbox: &Receiver<Event>) -> Result<(), RunError> {
-    loop {
-        match inbox.recv() {
-            Ok(Event::Signal(_) | Event::Shutdown | Event::Drain) => return Ok(()),
-            Ok(Event::ShardReady { .. }) => {}
-            Ok(Event::ShardDone { shard } | Event::ShardFailed { shard, .. }) => {
-                return Err(RunError(format!("shard {shard} has died")));
-            }
-            Err(_) => return Err(RunError("every shard has gone".into())),
-        }
+/// Says so to whoever waits for an answer.
+fn refuse(event: Event, why: &str) {
+    match event {
+        Event::Reload { done } | Event::SetEndpoint { done, .. } => done(Err(why.to_owned())),
+        _ => {}
     }
 }
 
@@ -282,13 +254,7 @@ fn drain(
     tracing::info!(grace_ms = grace.as_millis(), drain_ms = drain.as_millis(), "draining");
     let ends = Instant::now() + grace + drain + LAST_WORDS;
     for (number, shard) in shards.iter().enumerate() {
-        // A shard that is busy with what others hand over to it takes it a moment later.
-        while shard.send(Command::Drain { grace, drain }).is_err() {
-            if Instant::now() >= ends {
-                return Err(RunError(format!("shard {number} does not take commands any more")));
-            }
-            thread::sleep(FULL_MAILBOX);
-        }
+        send(number, shard, Command::Drain { grace, drain }, ends)?;
     }
     let mut left = shards.len();
     while left > 0 {
@@ -297,11 +263,11 @@ fn drain(
             Ok(Event::ShardFailed { shard, why }) => {
                 return Err(RunError(format!("shard {shard} has died: {why}")));
             }
-            Ok(Event::Signal(_)) => {
+            Ok(Event::Signal(signal)) if signal != SIGHUP => {
                 tracing::warn!("ended by a second signal, with connections left");
                 std::process::exit(0);
             }
-            Ok(Event::ShardReady { .. } | Event::Shutdown | Event::Drain) => {}
+            Ok(other) => refuse(other, "the process is ending"),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 tracing::warn!("the drain has taken too long; connections are left");
                 return Ok(Drained::NotInTime);
@@ -309,4 +275,22 @@ fn drain(
         }
     }
     Ok(Drained::Everybody)
+}
+
+/// Puts a command into a shard's mailbox. A shard that is busy with what others hand over to it
+/// takes it a moment later, but by `until`.
+fn send(
+    number: usize,
+    shard: &Commands,
+    mut command: Command,
+    until: Instant,
+) -> Result<(), RunError> {
+    while let Err(MailboxFull(refused)) = shard.send(command) {
+        if Instant::now() >= until {
+            return Err(RunError(format!("shard {number} does not take commands any more")));
+        }
+        command = refused;
+        thread::sleep(FULL_MAILBOX);
+    }
+    Ok(())
 }

@@ -16,6 +16,9 @@ use super::samples::Series;
 /// The label of what is beyond `max_series`.
 pub const OTHER: &str = "other";
 
+/// The id of an endpoint that has none: what happens there is counted for its target alone.
+pub const NO_ENDPOINT: u32 = u32::MAX;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerName {
     pub router: String,
@@ -203,6 +206,15 @@ pub struct Topology {
     pub services: Vec<ServiceFacts>,
 }
 
+/// Ids whose series are kept, since somebody still counts for them or they have not been shown for
+/// long enough: they are not dealt out again.
+#[derive(Clone, Debug, Default)]
+pub struct Occupied {
+    pub servers: Vec<bool>,
+    pub targets: Vec<bool>,
+    pub endpoints: Vec<bool>,
+}
+
 /// Deals out ids, generation after generation.
 #[derive(Debug)]
 pub struct Registry {
@@ -228,11 +240,11 @@ impl Registry {
     }
 
     /// The ids of the next generation.
-    pub fn apply(&mut self, topology: &Topology, now: Instant) -> Arc<Layout> {
+    pub fn apply(&mut self, topology: &Topology, now: Instant, occupied: &Occupied) -> Arc<Layout> {
         self.generation += 1;
-        self.servers.begin(now, self.series_ttl);
-        self.targets.begin(now, self.series_ttl);
-        self.endpoints.begin(now, self.series_ttl);
+        self.servers.begin(now, self.series_ttl, &occupied.servers);
+        self.targets.begin(now, self.series_ttl, &occupied.targets);
+        self.endpoints.begin(now, self.series_ttl, &occupied.endpoints);
         let mut layout = Layout {
             generation: self.generation,
             services: topology.services.clone(),
@@ -310,11 +322,13 @@ impl<N> Default for Ids<N> {
 
 impl<N: Clone + Eq + Hash> Ids<N> {
     /// Begins a generation: what has been gone for long enough is freed.
-    fn begin(&mut self, now: Instant, ttl: Duration) {
+    fn begin(&mut self, now: Instant, ttl: Duration, occupied: &[bool]) {
         for (id, slot) in self.slots.iter_mut().enumerate() {
             slot.named = false;
+            let is_occupied = occupied.get(id).copied().unwrap_or(false);
             // Twice, so that whatever was on the way when the series went has arrived.
-            if slot.gone_since.is_some_and(|since| now.duration_since(since) > ttl * 2) {
+            let is_long = |since| now.duration_since(since) > ttl * 2;
+            if slot.gone_since.is_some_and(is_long) && !is_occupied {
                 slot.gone_since = None;
                 if let Some(name) = slot.name.take() {
                     self.by_name.remove(&name);
@@ -387,7 +401,11 @@ mod tests {
     #[test]
     fn series_and_their_meaning_are_one_to_one() {
         let mut registry = Registry::new(10, Duration::ZERO);
-        let layout = registry.apply(&topology(&["a".into(), "b".into()]), Instant::now());
+        let layout = registry.apply(
+            &topology(&["a".into(), "b".into()]),
+            Instant::now(),
+            &Occupied::default(),
+        );
         let mut seen = Vec::new();
         for which in ServerSeries::ALL {
             seen.push((layout.of_server(0, which), Meaning::Server(0, which)));
@@ -411,14 +429,29 @@ mod tests {
         let mut registry = Registry::new(10, ttl);
         let ids = |layout: &Layout| layout.target_ids(&target()).unwrap().endpoints.to_vec();
         let at = |secs| start + Duration::from_secs(secs);
-        assert_eq!(ids(&registry.apply(&topology(&["a".into(), "b".into()]), at(0))), [0, 1]);
-        let second = registry.apply(&topology(&["b".into(), "c".into()]), at(1));
+        assert_eq!(
+            ids(&registry.apply(&topology(&["a".into(), "b".into()]), at(0), &Occupied::default())),
+            [0, 1]
+        );
+        let second =
+            registry.apply(&topology(&["b".into(), "c".into()]), at(1), &Occupied::default());
         assert_eq!(ids(&second), [1, 2]);
         assert_eq!(second.endpoints[0], None);
-        assert_eq!(ids(&registry.apply(&topology(&["d".into()]), at(2))), [3]);
+        assert_eq!(
+            ids(&registry.apply(&topology(&["d".into()]), at(2), &Occupied::default())),
+            [3]
+        );
         // After twice the time that series stay, ids come back.
-        assert_eq!(ids(&registry.apply(&topology(&["d".into(), "e".into()]), at(30)))[0], 3);
-        let late = registry.apply(&topology(&["d".into(), "f".into()]), at(60));
+        assert_eq!(
+            ids(&registry.apply(
+                &topology(&["d".into(), "e".into()]),
+                at(30),
+                &Occupied::default()
+            ))[0],
+            3
+        );
+        let late =
+            registry.apply(&topology(&["d".into(), "f".into()]), at(60), &Occupied::default());
         assert!(ids(&late)[1] < 3, "{:?}", ids(&late));
     }
 
@@ -430,7 +463,7 @@ mod tests {
             let addresses: Vec<String> =
                 (0..10).map(|n| format!("10.0.{}.{n}:80", round % 250)).collect();
             let now = start + Duration::from_secs(round * 10);
-            let layout = registry.apply(&topology(&addresses), now);
+            let layout = registry.apply(&topology(&addresses), now, &Occupied::default());
             assert!(layout.endpoints.len() <= 101, "round {round}: {}", layout.endpoints.len());
         }
     }

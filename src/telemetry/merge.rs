@@ -6,7 +6,7 @@
 //!
 //! Knows no channel, clock or exporter: what comes in is handed to it with the time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::distribution::Distribution;
 use super::layout::{
     EndpointName, Layout, Meaning, ServerName, ServerSeries, ServiceFacts, TargetName, TargetSeries,
 };
-use super::record::{Cause, Gauges, Recording, ServiceGauges, Snapshot};
+use super::record::{Cause, EndpointState, Gauges, Recording, ServiceGauges, Snapshot};
 use super::samples::{Key, Moments, Series};
 use super::state::{
     EndpointStats, ServerStats, ServiceStats, ShardStats, Split, State, TargetStats,
@@ -73,7 +73,8 @@ impl Arrived {
 
 #[derive(Debug, Default)]
 struct ShardGauges {
-    generation: u64,
+    /// That its services and nodes are by.
+    layout: Arc<Layout>,
     gauges: Gauges,
 }
 
@@ -110,15 +111,18 @@ impl Merger {
         rename(&mut self.state.servers, &layout.servers, now, ServerStats::new);
         rename(&mut self.state.targets, &layout.targets, now, TargetStats::new);
         rename(&mut self.state.endpoints, &layout.endpoints, now, EndpointStats::new);
-        let mut old = std::mem::take(&mut self.state.services);
-        self.state.services = layout
-            .services
-            .iter()
-            .map(|facts| match old.iter().position(|service| service.name == facts.name) {
-                Some(at) => renew(old.swap_remove(at), facts, self.max_series),
-                None => renew(ServiceStats::default(), facts, self.max_series),
-            })
-            .collect();
+        let old = std::mem::take(&mut self.state.services).into_iter();
+        let mut old: HashMap<String, ServiceStats> =
+            old.map(|service| (service.name.clone(), service)).collect();
+        let services = layout.services.iter().map(|facts| {
+            let before = old.remove(&facts.name).unwrap_or_default();
+            renew(before, facts, self.max_series)
+        });
+        self.state.services = services.collect();
+        // Those that went come last, as long as their series stay.
+        let mut gone: Vec<ServiceStats> = old.into_values().map(|it| retire(it, now)).collect();
+        gone.sort_by(|a, b| a.name.cmp(&b.name));
+        self.state.services.append(&mut gone);
         self.layout = layout;
         self.sum_gauges();
         self.state.version += 1;
@@ -143,7 +147,7 @@ impl Merger {
             }
         }
         let held = &mut self.gauges[*shard];
-        held.generation = layout.generation;
+        held.layout = layout.clone();
         std::mem::swap(&mut held.gauges, &mut recording.gauges);
         self.state.shards[*shard].update(held.gauges.shard, self.now_secs);
         self.state.telemetry.snapshots += 1;
@@ -157,9 +161,11 @@ impl Merger {
         self.sum_gauges();
         let ttl = self.series_ttl;
         let has_gone = |since: Option<Instant>| since.is_some_and(|at| now >= at + ttl);
-        drop_where(&mut self.state.servers, |it| has_gone(it.gone_since));
-        drop_where(&mut self.state.targets, |it| has_gone(it.gone_since));
-        drop_where(&mut self.state.endpoints, |it| has_gone(it.gone_since));
+        // While something is under way there, it will still be counted.
+        drop_where(&mut self.state.servers, |it| has_gone(it.gone_since) && it.is_idle());
+        drop_where(&mut self.state.targets, |it| has_gone(it.gone_since) && it.is_idle());
+        drop_where(&mut self.state.endpoints, |it| has_gone(it.gone_since) && it.pending == 0);
+        self.state.services.retain(|it| !has_gone(it.gone_since));
         each_distribution(&mut self.state, |it| it.expire(now_secs));
         self.state.version += 1;
     }
@@ -176,8 +182,8 @@ impl Merger {
             stats.iter_mut().for_each(|it| it.counts.add(counts));
         }
         for (at, (facts, counts)) in layout.services.iter().zip(&recording.services).enumerate() {
-            if let Some(stats) = service(&mut state.services, at, &facts.name) {
-                stats.counts.add(counts);
+            if let Some(at) = place(&state.services, at, |it| it.name == facts.name) {
+                state.services[at].counts.add(counts);
             }
         }
     }
@@ -213,10 +219,7 @@ impl Merger {
                 it.iter_mut().for_each(|it| it.pending += u64::from(*pending));
             }
         }
-        // A shard that has not applied this generation yet has other services, in another order.
-        let generation = self.layout.generation;
-        let shards = self.gauges.iter().filter(|shard| shard.generation == generation);
-        sum_services(services, &shards.map(|shard| &shard.gauges).collect::<Vec<_>>());
+        sum_services(services, &self.gauges);
     }
 }
 
@@ -332,33 +335,79 @@ impl Gathered {
     }
 }
 
-/// Size and availability are the same on every shard but for a moment; the rest adds up.
-fn sum_services(services: &mut [ServiceStats], shards: &[&Gauges]) {
-    let mut first_node = 0;
-    for (at, service) in services.iter_mut().enumerate() {
-        let mut sum = ServiceGauges { available: u64::MAX, ..ServiceGauges::default() };
-        for gauges in shards.iter().filter_map(|shard| shard.services.get(at)) {
-            sum.size = sum.size.max(gauges.size);
-            sum.available = sum.available.min(gauges.available);
-            sum.load += gauges.load;
-            sum.pool_size += gauges.pool_size;
-            sum.pool_cached += gauges.pool_cached;
-            sum.pool_waiters += gauges.pool_waiters;
-            sum.retry_budget += gauges.retry_budget;
+/// Size and availability are the same on every shard but for a moment; the rest adds up. A shard
+/// that has not flushed under this generation yet has other services, in another order.
+fn sum_services(services: &mut [ServiceStats], shards: &[ShardGauges]) {
+    // By service and node: what EWMAs add up to, and how many shards keep one.
+    let mut ewmas: Vec<Vec<(u64, u64)>> = Vec::new();
+    for service in services.iter_mut() {
+        service.gauges = ServiceGauges { available: u64::MAX, ..ServiceGauges::default() };
+        ewmas.push(vec![(0, 0); service.nodes.len()]);
+        for node in &mut service.nodes {
+            (node.load, node.state) = (0, EndpointState::default());
         }
-        sum.available = sum.available.min(sum.size);
-        service.gauges = sum;
-        for (node, it) in (first_node..).zip(&mut service.nodes) {
-            let seen = shards.iter().filter_map(|shard| shard.nodes.get(node));
-            let known = seen.clone().filter(|gauges| gauges.ewma_us > 0);
-            let (sum_us, keepers) =
-                known.fold((0, 0), |(sum, count), gauges| (sum + gauges.ewma_us, count + 1));
-            it.ewma_us = sum_us / keepers.max(1);
-            it.load = seen.clone().map(|gauges| gauges.load).sum();
-            it.state = seen.map(|gauges| gauges.state).max().unwrap_or_default();
+    }
+    for ShardGauges { layout, gauges } in shards {
+        let mut nodes = gauges.nodes.iter();
+        for (theirs, facts) in layout.services.iter().enumerate() {
+            let of_service = nodes.by_ref().take(facts.endpoints.len());
+            let Some(at) = place(services, theirs, |it| it.name == facts.name) else {
+                of_service.for_each(drop);
+                continue;
+            };
+            let service = &mut services[at];
+            if let Some(seen) = gauges.services.get(theirs) {
+                add_gauges(&mut service.gauges, seen);
+            }
+            for (k, (address, seen)) in facts.endpoints.iter().zip(of_service).enumerate() {
+                let Some(k) = place(&service.nodes, k, |it| it.address == *address) else {
+                    continue;
+                };
+                let node = &mut service.nodes[k];
+                node.load += seen.load;
+                node.state = node.state.max(seen.state);
+                let ewma = &mut ewmas[at][k];
+                *ewma = (ewma.0 + seen.ewma_us, ewma.1 + u64::from(seen.ewma_us > 0));
+            }
         }
-        first_node += service.nodes.len();
+    }
+    for (service, ewmas) in services.iter_mut().zip(ewmas) {
+        service.gauges.available = service.gauges.available.min(service.gauges.size);
+        for (node, (sum_us, keepers)) in service.nodes.iter_mut().zip(ewmas) {
+            node.ewma_us = sum_us / keepers.max(1);
+        }
         service.sum_other();
+    }
+}
+
+fn add_gauges(sum: &mut ServiceGauges, seen: &ServiceGauges) {
+    sum.size = sum.size.max(seen.size);
+    sum.available = sum.available.min(seen.available);
+    sum.width = sum.width.max(seen.width);
+    sum.load += seen.load;
+    sum.pool_size += seen.pool_size;
+    sum.pool_cached += seen.pool_cached;
+    sum.pool_waiters += seen.pool_waiters;
+    sum.retry_budget += seen.retry_budget;
+}
+
+/// Where what is looked for is: nearly always at its place in the newest generation.
+fn place<T>(all: &[T], guess: usize, is: impl Fn(&T) -> bool) -> Option<usize> {
+    match all.get(guess).is_some_and(&is) {
+        true => Some(guess),
+        false => all.iter().position(is),
+    }
+}
+
+/// A service that is not configured any more. Its counters stay for a while.
+fn retire(stats: ServiceStats, now: Instant) -> ServiceStats {
+    ServiceStats {
+        removes: stats.removes + stats.nodes.len() as u64,
+        nodes: Vec::new(),
+        other: None,
+        gauges: ServiceGauges::default(),
+        gone_since: stats.gone_since.or(Some(now)),
+        ..stats
     }
 }
 
@@ -433,18 +482,6 @@ fn drop_where<S>(stats: &mut [Option<S>], gone: impl Fn(&S) -> bool) {
 
 fn at<S>(stats: &mut [Option<S>], id: u32) -> Option<&mut S> {
     stats.get_mut(id as usize)?.as_mut()
-}
-
-/// Nearly always at the place that it has in the snapshot's generation.
-fn service<'a>(
-    services: &'a mut [ServiceStats],
-    guess: usize,
-    name: &str,
-) -> Option<&'a mut ServiceStats> {
-    match services.get(guess).is_some_and(|it| it.name == name) {
-        true => services.get_mut(guess),
-        false => services.iter_mut().find(|it| it.name == name),
-    }
 }
 
 /// `None` for what is a set of counters, and for what is known no more.

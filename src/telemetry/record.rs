@@ -14,6 +14,7 @@
 //! A request is counted when its head is complete. What was refused before that (a malformed head,
 //! a timeout) is counted as a request and a failure at once, since it was answered.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub struct ServiceGauges {
     pub available: u64,
     /// Attempts under way.
     pub load: u64,
+    /// Endpoints that an aperture uses; 0 where the balancer uses all.
+    pub width: u64,
     /// Connections, idle or not.
     pub pool_size: u64,
     /// Idle ones.
@@ -122,6 +125,8 @@ pub enum EndpointState {
     Available,
     Ejected,
     Probing,
+    /// The health checker says so.
+    Unhealthy,
     Draining,
 }
 
@@ -271,6 +276,8 @@ pub struct Recorder {
     /// What was so when `now` began: counters are of the time since then.
     begun: Gauges,
     outlet: Outlet,
+    /// By the ids of earlier generations, and not sent yet; the oldest first.
+    unsent: VecDeque<Snapshot>,
     /// Used when `returned` has nothing yet.
     spare: Option<Box<Recording>>,
 }
@@ -278,19 +285,33 @@ pub struct Recorder {
 impl Recorder {
     pub fn new(shard: usize, layout: Arc<Layout>, outlet: Outlet) -> Recorder {
         let mut gauges = Gauges::default();
-        clear(&mut gauges.servers, layout.servers.len());
-        clear(&mut gauges.targets, layout.targets.len());
-        clear(&mut gauges.endpoints, layout.endpoints.len());
-        clear(&mut gauges.services, layout.services.len());
+        gauges.make_room(&layout);
         let mut begun = Gauges::default();
         begun.copy(&gauges);
         let now = Box::new(Recording::new(&layout));
         let spare = Some(Box::new(Recording::new(&layout)));
-        Recorder { shard, layout, now, gauges, begun, outlet, spare }
+        Recorder { shard, layout, now, gauges, begun, outlet, unsent: VecDeque::new(), spare }
     }
 
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// From here on by the ids of a newer generation. What was counted by those of the last one
+    /// leaves with the next flush, apart. Allocates.
+    pub fn apply(&mut self, layout: &Arc<Layout>) {
+        if Arc::ptr_eq(layout, &self.layout) {
+            return;
+        }
+        self.check_invariants();
+        let next = Box::new(Recording::new(layout));
+        let mut recording = std::mem::replace(&mut self.now, next);
+        recording.gauges.copy(&self.gauges);
+        let before = std::mem::replace(&mut self.layout, layout.clone());
+        self.unsent.push_back(Snapshot { shard: self.shard, layout: before, recording });
+        self.gauges.make_room(layout);
+        self.begun.copy(&self.gauges);
+        self.spare = None;
     }
 
     /// A client's connection, taken in by a server.
@@ -362,25 +383,21 @@ impl Recorder {
             Attempt::Retry => counts.retries += 1,
         }
         gauges.attempts_pending += 1;
-        self.now.endpoints[endpoint as usize].requests += 1;
-        self.gauges.endpoints[endpoint as usize] += 1;
+        if let Some(counts) = self.now.endpoints.get_mut(endpoint as usize) {
+            counts.requests += 1;
+            self.gauges.endpoints[endpoint as usize] += 1;
+        }
     }
 
     pub fn attempt_ended(&mut self, target: u32, endpoint: u32, end: &AttemptEnd) {
         let (layout, now) = (&*self.layout, &mut *self.now);
         let of = |which| layout.of_target(target, which);
         self.gauges.targets[target as usize].attempts_pending -= 1;
-        self.gauges.endpoints[endpoint as usize] -= 1;
         let counts = &mut now.targets[target as usize];
-        let endpoint_counts = &mut now.endpoints[endpoint as usize];
         match end.failure {
-            None => {
-                counts.attempt_success += 1;
-                endpoint_counts.success += 1;
-            }
+            None => counts.attempt_success += 1,
             Some(cause) => {
                 counts.attempt_failures += 1;
-                endpoint_counts.failures += 1;
                 now.samples.count(of(TargetSeries::AttemptFailures), cause.index(), 1);
             }
         }
@@ -391,6 +408,10 @@ impl Recorder {
         // The target's is that of its endpoints: the telemetry thread adds it up.
         now.samples.record(of(TargetSeries::AttemptRequestBytes), end.request_bytes);
         now.samples.record(of(TargetSeries::AttemptResponseBytes), end.response_bytes);
+        let Some(counts) = now.endpoints.get_mut(endpoint as usize) else { return };
+        self.gauges.endpoints[endpoint as usize] -= 1;
+        counts.success += u64::from(end.failure.is_none());
+        counts.failures += u64::from(end.failure.is_some());
         now.samples.record(layout.of_endpoint(endpoint), latency);
     }
 
@@ -467,11 +488,6 @@ impl Recorder {
         counts.sent_bytes += sent_bytes;
     }
 
-    /// A service's balancer was asked.
-    pub fn picked(&mut self, service: usize) {
-        self.now.services[service].picks += 1;
-    }
-
     /// A service's counters that its policies keep.
     pub fn service(&mut self, service: usize) -> &mut ServiceCounts {
         &mut self.now.services[service]
@@ -481,6 +497,12 @@ impl Recorder {
     /// knows (services, nodes, shard). What finds no room is kept and goes with the next flush.
     /// Says whether it was sent.
     pub fn flush(&mut self, fill: impl FnOnce(&mut Gauges)) -> bool {
+        while let Some(snapshot) = self.unsent.pop_front() {
+            if let Err(error) = self.outlet.snapshots.try_send(snapshot) {
+                self.unsent.push_front(error.into_inner());
+                return false;
+            }
+        }
         let Some(mut next) = self.next_recording() else {
             return false;
         };
@@ -550,6 +572,14 @@ impl Recorder {
 }
 
 impl Gauges {
+    /// For all ids of a layout. Ids only ever become more, and keep what they have.
+    fn make_room(&mut self, layout: &Layout) {
+        let room = |len: usize, ids: usize| len.max(ids);
+        self.servers.resize_with(room(self.servers.len(), layout.servers.len()), Default::default);
+        self.targets.resize_with(room(self.targets.len(), layout.targets.len()), Default::default);
+        self.endpoints.resize(room(self.endpoints.len(), layout.endpoints.len()), 0);
+    }
+
     fn copy(&mut self, from: &Gauges) {
         self.servers.clone_from(&from.servers);
         self.targets.clone_from(&from.targets);

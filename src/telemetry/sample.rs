@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::feed::Hub;
-use super::layout::{Layout, Registry, ServerName, ServiceFacts, TargetName, Topology};
+use super::layout::{Layout, Occupied, Registry, ServerName, ServiceFacts, TargetName, Topology};
 use super::merge::Merger;
 use super::record::{
     Attempt, AttemptEnd, Cause, NodeGauges, Outlet, Recorder, RequestEnd, ServiceGauges,
@@ -54,7 +54,11 @@ pub(super) fn layout(endpoints: &[&str]) -> Arc<Layout> {
             routers: vec!["http".into()],
         }],
     };
-    Registry::new(100, Duration::from_secs(600)).apply(&topology, Instant::now())
+    Registry::new(100, Duration::from_secs(600)).apply(
+        &topology,
+        Instant::now(),
+        &Occupied::default(),
+    )
 }
 
 fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {
@@ -69,7 +73,7 @@ fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {
         let status = if failure.is_some() { 503 } else { 200 };
         recorder.request_begun(0);
         recorder.routed(target);
-        recorder.picked(0);
+        recorder.service(0).picks += 1;
         recorder.attempt_begun(target, (n % 2) as u32, Attempt::First);
         let (request_bytes, response_bytes) = (n, 128);
         recorder.attempt_ended(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::distribution::{Distribution, RECENT_SECS};
-use super::layout::{EndpointName, OTHER, ServerName, TargetName};
+use super::layout::{EndpointName, OTHER, Occupied, ServerName, TargetName};
 use super::process::Process;
 use super::record::{
     EndpointCounts, EndpointState, ServerCounts, ServerGauges, ServiceCounts, ServiceGauges,
@@ -141,6 +141,8 @@ pub struct ServiceStats {
     /// What those beyond `max_series` come to; `None` where there are no more than that.
     pub other: Option<NodeStats>,
     pub max_series: usize,
+    /// When it went from the configuration.
+    pub gone_since: Option<Instant>,
 }
 
 /// An endpoint as the balancers see it.
@@ -194,6 +196,18 @@ pub struct State {
 }
 
 impl State {
+    /// The ids whose series are kept.
+    pub fn occupied(&self) -> Occupied {
+        fn kept<S>(stats: &[Option<S>]) -> Vec<bool> {
+            stats.iter().map(Option::is_some).collect()
+        }
+        Occupied {
+            servers: kept(&self.servers),
+            targets: kept(&self.targets),
+            endpoints: kept(&self.endpoints),
+        }
+    }
+
     pub fn servers(&self) -> impl Iterator<Item = &ServerStats> {
         self.servers.iter().flatten()
     }
@@ -232,7 +246,19 @@ impl ServerStats {
     }
 }
 
+impl ServerStats {
+    /// Nothing is under way there.
+    pub fn is_idle(&self) -> bool {
+        self.gauges == ServerGauges::default()
+    }
+}
+
 impl TargetStats {
+    /// Nothing is under way there, and no connection is open.
+    pub fn is_idle(&self) -> bool {
+        self.gauges == TargetGauges::default()
+    }
+
     pub fn new(name: TargetName) -> TargetStats {
         let (router, service) = (&name.router, &name.service);
         let scope = |kind: &'static str| Scope {

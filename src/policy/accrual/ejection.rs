@@ -83,6 +83,11 @@ impl Ejection {
         }
     }
 
+    /// For ejections from now on.
+    pub fn set_backoff(&mut self, backoff: EjectionBackoff) {
+        self.backoff = backoff;
+    }
+
     pub fn state(&self) -> EjectionState {
         self.state
     }

@@ -270,6 +270,11 @@ impl Endpoints {
         self.generation
     }
 
+    /// Attempts under way on this shard, those on retired slots too.
+    pub(super) fn pending(&self) -> u64 {
+        self.pending
+    }
+
     /// Attempts under way in the process.
     pub(super) fn load(&self) -> u64 {
         self.pending + self.slots.iter().map(|it| u64::from(it.others)).sum::<u64>()

@@ -73,16 +73,6 @@ pub enum Kind {
     },
 }
 
-impl Kind {
-    /// Whether [`Balancer::refresh`] wants to know what other shards have under way.
-    pub fn needs_totals(self) -> bool {
-        match self {
-            Kind::Aperture { .. } | Kind::ConsistentHash { .. } => true,
-            Kind::RoundRobin | Kind::LeastLoaded | Kind::Ewma { .. } => false,
-        }
-    }
-}
-
 /// For what an endpoint is asked.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ask {
@@ -136,6 +126,24 @@ impl Balancer {
             slow_start: None,
             changed: false,
             warming: false,
+        }
+    }
+
+    /// Another way to choose among the same endpoints, whose loads stay known; what the old way had
+    /// learnt of them does not.
+    pub fn set_kind(&mut self, kind: Kind, seed: u64) {
+        self.chooser = Balancer::new(kind, seed).chooser;
+        if let Chooser::Ewma { latencies, .. } = &mut self.chooser {
+            latencies.resize_with(self.endpoints.all().len(), PeakEwma::default);
+        }
+        self.change();
+    }
+
+    /// Whether [`Balancer::refresh`] wants to know what other shards have under way.
+    pub fn needs_totals(&self) -> bool {
+        match self.chooser {
+            Chooser::Aperture(_) | Chooser::ConsistentHash(_) => true,
+            Chooser::RoundRobin(_) | Chooser::LeastLoaded(_) | Chooser::Ewma { .. } => false,
         }
     }
 
@@ -282,6 +290,16 @@ impl Balancer {
     /// The slots of all endpoints, drained ones among them, in order.
     pub fn slots(&self) -> impl Iterator<Item = usize> {
         self.endpoints.live()
+    }
+
+    /// Attempts started and not finished on this shard, on endpoints that were removed too.
+    pub fn pending_on_all(&self) -> u64 {
+        self.endpoints.pending()
+    }
+
+    /// The slots that are picked from, as of the last rebuild.
+    pub fn eligible(&self) -> &[u32] {
+        self.endpoints.eligible()
     }
 
     /// Attempts started and not finished on this shard; after the endpoint was removed, too.

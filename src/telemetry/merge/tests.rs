@@ -2,7 +2,7 @@
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::super::layout::{Registry, Topology};
+use super::super::layout::{Occupied, Registry, Topology};
 use super::super::record::{NodeGauges, Outlet, Recorder, ShardFigures};
 use super::super::sample;
 use super::*;
@@ -119,8 +119,8 @@ fn series_of_what_went_stay_for_their_time_and_then_go() {
     let addresses = |merger: &Merger| -> Vec<String> {
         merger.state().endpoints().map(|it| it.name.address.clone()).collect()
     };
-    merger.apply(registry.apply(&topology(&["a", "b"]), at(0)), at(0));
-    merger.apply(registry.apply(&topology(&["b", "c"]), at(1)), at(1));
+    merger.apply(registry.apply(&topology(&["a", "b"]), at(0), &Occupied::default()), at(0));
+    merger.apply(registry.apply(&topology(&["b", "c"]), at(1), &Occupied::default()), at(1));
     merger.settle(at(10));
     assert_eq!(addresses(&merger), ["a", "b", "c"]);
     merger.settle(at(11));
@@ -149,7 +149,7 @@ fn endpoints_that_come_and_go_do_not_grow_anything() {
                 routers: vec!["http".into()],
             }],
         };
-        let layout = registry.apply(&topology, now);
+        let layout = registry.apply(&topology, now, &Occupied::default());
         merger.apply(layout.clone(), now);
         let (_, returned) = bounded(1);
         let outlet = Outlet { snapshots: snapshots.clone(), returned };

@@ -178,6 +178,9 @@ pub(super) static BALANCER: &[Metric<ServiceStats>] = &[
         |it| Gauge(it.gauges.size as f64)),
     gauge("loadbalancer/available", "ringlane_client_balancer_available",
         "Endpoints that are given requests.", |it| Gauge(it.gauges.available as f64)),
+    gauge("loadbalancer/width", "ringlane_client_balancer_width",
+        "Endpoints that an aperture uses, on the shard with most; 0 for other balancers.",
+        |it| Gauge(it.gauges.width as f64)),
     gauge("loadbalancer/load", "ringlane_client_balancer_load",
         "Attempts under way, tunnels included.", |it| Gauge(it.gauges.load as f64)),
     counter("loadbalancer/adds", "ringlane_client_balancer_adds_total", "Endpoints added.",
@@ -323,5 +326,6 @@ fn state_number(state: EndpointState) -> u8 {
         EndpointState::Ejected => 1,
         EndpointState::Probing => 2,
         EndpointState::Draining => 3,
+        EndpointState::Unhealthy => 4,
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::telemetry::exporters::probe;
-use crate::telemetry::layout::{Registry, ServerName, ServiceFacts, Topology};
+use crate::telemetry::layout::{Occupied, Registry, ServerName, ServiceFacts, Topology};
 use crate::telemetry::merge::Merger;
 use crate::telemetry::record::{Attempt, AttemptEnd, Outlet, Recorder, RequestEnd};
 use crate::telemetry::sample;
@@ -214,7 +214,11 @@ fn large() -> Merger {
     });
     let server = ServerName { router: "http".into(), address: ([127, 0, 0, 1], 4140).into() };
     let topology = Topology { servers: vec![server], services: services.collect() };
-    let layout = Registry::new(1_000, Duration::from_secs(600)).apply(&topology, start);
+    let layout = Registry::new(1_000, Duration::from_secs(600)).apply(
+        &topology,
+        start,
+        &Occupied::default(),
+    );
     let mut merger = Merger::new(&[0], 1_000, Duration::from_secs(600), start);
     merger.apply(layout.clone(), start);
     let (snapshots, inbox) = crossbeam_channel::bounded(1);

@@ -7,7 +7,9 @@ use crossbeam_channel::bounded;
 
 use crate::telemetry::distribution::Exemplar;
 use crate::telemetry::feed::Hub;
-use crate::telemetry::layout::{Layout, Registry, ServerName, ServiceFacts, TargetName, Topology};
+use crate::telemetry::layout::{
+    Layout, Occupied, Registry, ServerName, ServiceFacts, TargetName, Topology,
+};
 use crate::telemetry::merge::Merger;
 use crate::telemetry::record::{Attempt, AttemptEnd, Cause, Outlet, Recorder, RequestEnd};
 use crate::telemetry::sample;
@@ -98,7 +100,11 @@ fn layout(services: usize, endpoints: usize) -> Arc<Layout> {
     });
     let servers = vec![ServerName { router: "http".into(), address: ([127, 0, 0, 1], 80).into() }];
     let topology = Topology { servers, services: facts.collect() };
-    Registry::new(1_000, Duration::from_secs(600)).apply(&topology, Instant::now())
+    Registry::new(1_000, Duration::from_secs(600)).apply(
+        &topology,
+        Instant::now(),
+        &Occupied::default(),
+    )
 }
 
 /// Latencies spread over three powers of ten, by a generator that needs no seed but `n`.

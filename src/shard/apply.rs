@@ -1,0 +1,176 @@
+//! Applies a plan: what is configured from now on, on this shard.
+//!
+//! In one turn and without waiting, so that no request sees half of it. What is the same by name
+//! (a service), by address (a server, an endpoint) or by both names (a target) is the same object
+//! afterwards, with all that it has under way and has learnt. Exchanges keep the router and the
+//! rules that they began with; their connections look for the router's successor at the next head.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::context::{Context, Drain, Router, Server, Target};
+use super::plan::{Plan, ServerPlan};
+use super::upstream::Upstream;
+use crate::config;
+use crate::http::{ForwardRules, Mode};
+use crate::policy::{Route, RouteTable};
+use crate::telemetry::layout::{Layout, NO_ENDPOINT, ServerName, TargetName};
+
+/// How long a service that went is kept at least: a place that another shard sent to it may still
+/// be on the way.
+const RETIREMENT: Duration = Duration::from_secs(60);
+
+impl Context {
+    pub(super) fn apply(&self, plan: &Plan) {
+        let upstreams = self.apply_services(plan);
+        if let (Some(reporter), Some(layout)) = (&self.reporter, &plan.layout) {
+            reporter.apply(layout);
+        }
+        self.apply_targets(plan, &upstreams);
+        let mut servers = plan.servers.iter();
+        let mut configured = Vec::new();
+        for router in &plan.config.routers {
+            let shared = Rc::new(self.router(router, &upstreams));
+            for server in servers.by_ref().take(router.servers.len()) {
+                configured.push(server.number);
+                self.open_server(server, &router.label, &shared, plan);
+            }
+        }
+        let drain = Drain::new(self.ring.now(), Duration::ZERO, plan.config.runtime.drain);
+        self.close_servers(&configured, drain);
+        self.upstreams.replace(upstreams);
+        self.forget_retired();
+    }
+
+    fn apply_services(&self, plan: &Plan) -> Rc<[Rc<Upstream>]> {
+        let before = self.upstreams.borrow().clone();
+        let is_start = before.is_empty();
+        let mut old: HashMap<u32, Rc<Upstream>> =
+            before.iter().map(|it| (it.number(), it.clone())).collect();
+        let now = self.clock();
+        let services = plan.config.services.iter().zip(&plan.services).enumerate();
+        let upstreams = services.map(|(index, (service, plan))| {
+            let known = old.remove(&plan.number());
+            let upstream = known.unwrap_or_else(|| {
+                Rc::new(Upstream::new(service, plan, self.number, &self.peers, &self.ring))
+            });
+            upstream.apply(index, service, plan, self.peers.len(), (!is_start, now));
+            upstream
+        });
+        let upstreams = upstreams.collect();
+        let mut retired = self.retired.borrow_mut();
+        for upstream in old.into_values() {
+            upstream.retire();
+            retired.push((upstream, self.ring.now()));
+        }
+        upstreams
+    }
+
+    /// Brings the ids of services and endpoints up to date, in place: who counts has them already.
+    fn apply_targets(&self, plan: &Plan, upstreams: &[Rc<Upstream>]) {
+        let Some(layout) = &plan.layout else { return };
+        let mut targets = self.targets.borrow_mut();
+        for target in targets.values() {
+            target.endpoints.borrow_mut().clear();
+        }
+        for (upstream, facts) in upstreams.iter().zip(&layout.services) {
+            for router in &facts.routers {
+                let name = TargetName { router: router.clone(), service: facts.name.clone() };
+                let Some(ids) = layout.target_ids(&name) else { continue };
+                let target = targets.entry(name).or_insert_with(|| Rc::new(Target::new(ids.id)));
+                if target.id != ids.id {
+                    *target = Rc::new(Target::new(ids.id));
+                }
+                let mut endpoints = target.endpoints.borrow_mut();
+                for (slot, id) in upstream.slots().iter().zip(&ids.endpoints) {
+                    let slots = endpoints.len().max(slot + 1);
+                    endpoints.resize(slots, NO_ENDPOINT);
+                    endpoints[*slot] = *id;
+                }
+            }
+        }
+        // Those that are configured no more and that nobody counts for.
+        targets.retain(|name, target| {
+            layout.target_ids(name).is_some() || Rc::strong_count(target) > 1
+        });
+    }
+
+    fn router(&self, router: &config::Router, upstreams: &Rc<[Rc<Upstream>]>) -> Router {
+        let mode = |mode| match mode {
+            config::Mode::Off => Mode::Off,
+            config::Mode::Append => Mode::Append,
+            config::Mode::Overwrite => Mode::Overwrite,
+        };
+        let routes = router.routes.iter().map(|route| Route {
+            host: route.host.clone(),
+            path_prefix: route.path_prefix.clone(),
+            service: route.service,
+        });
+        let targets = self.targets.borrow();
+        let target = |upstream: &Rc<Upstream>| {
+            let (router, service) = (router.label.clone(), upstream.name.clone());
+            targets.get(&TargetName { router, service }).cloned()
+        };
+        Router {
+            table: RouteTable::new(routes.collect()),
+            rules: ForwardRules {
+                via: router.forwarding.via.clone(),
+                x_forwarded: mode(router.forwarding.x_forwarded),
+                forwarded: mode(router.forwarding.forwarded),
+            },
+            timeouts: router.timeouts.clone(),
+            max_body_bytes: router.max_body_bytes,
+            upgrades: router.upgrades.clone(),
+            upstreams: upstreams.clone(),
+            targets: upstreams.iter().map(target).collect(),
+        }
+    }
+
+    fn open_server(&self, server: &ServerPlan, label: &str, router: &Rc<Router>, plan: &Plan) {
+        let name = ServerName { router: label.to_owned(), address: server.address };
+        let id = |layout: &Layout| layout.server_id(&name);
+        let id = plan.layout.as_deref().and_then(id).unwrap_or(0);
+        let mut servers = self.servers.borrow_mut();
+        match servers.get(&server.number) {
+            Some(known) => known.open(router.clone(), id),
+            None => {
+                servers.insert(server.number, Rc::new(Server::new(router.clone(), id)));
+            }
+        }
+    }
+
+    /// Drains the servers that are not `configured` any more.
+    fn close_servers(&self, configured: &[u32], drain: Drain) {
+        let mut servers = self.servers.borrow_mut();
+        let mut closes = false;
+        for (number, server) in servers.iter() {
+            if !configured.contains(number) {
+                closes = true;
+                server.close(drain);
+            }
+        }
+        // Its listener and each of its connections hold a server.
+        servers.retain(|number, it| configured.contains(number) || Rc::strong_count(it) > 1);
+        if closes {
+            self.ring.wake_all();
+        }
+    }
+
+    /// Lets go of services that went long ago and have nothing under way.
+    pub(super) fn forget_retired(&self) {
+        let now = self.ring.now();
+        let is_needed = |upstream: &Rc<Upstream>, since: Duration| {
+            Rc::strong_count(upstream) > 1 || now < since + RETIREMENT
+        };
+        self.retired.borrow_mut().retain(|(upstream, since)| is_needed(upstream, *since));
+    }
+
+    /// The service that a message names.
+    pub(super) fn upstream(&self, number: u32) -> Option<Rc<Upstream>> {
+        let upstreams = self.upstreams.borrow();
+        let known = upstreams.iter().find(|it| it.number() == number).cloned();
+        let retired = self.retired.borrow();
+        known.or_else(|| retired.iter().map(|(it, _)| it).find(|it| it.number() == number).cloned())
+    }
+}

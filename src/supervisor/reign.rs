@@ -1,0 +1,171 @@
+//! From ready to drain: what operators, signals and discovery ask for while requests are served.
+//!
+//! Each change becomes a plan that every shard applies. The next waits until all have: so no shard
+//! is ever more than one generation behind, and an operator's answer says that it is done.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use signal_hook::consts::SIGHUP;
+
+use super::listen::{Bound, Listening};
+use super::planner::Planner;
+use super::{Commands, RunError, restart, send};
+use crate::admin;
+use crate::config::Config;
+use crate::control::{Done, EndpointChange, Event};
+use crate::shard::{Command, Listeners, Plan};
+use crate::telemetry::feed::Hub;
+use crate::telemetry::layout::Occupied;
+
+/// How long a shard may take to apply a plan: it does so between two turns, each of which is over
+/// in milliseconds.
+const APPLIED_WITHIN: Duration = Duration::from_secs(30);
+
+pub(super) struct Reign<'a> {
+    pub(super) inbox: &'a Receiver<Event>,
+    pub(super) commands: &'a [Commands],
+    pub(super) planner: Planner,
+    pub(super) listening: Listening,
+    /// `None`: `telemetry: off`.
+    pub(super) hub: Option<Hub>,
+    pub(super) state: admin::State,
+    pub(super) reread: Box<dyn Fn() -> Result<Config, String>>,
+    /// What came while something else was being done.
+    pub(super) later: VecDeque<Event>,
+}
+
+impl Reign<'_> {
+    /// Serves until something ends the process.
+    pub(super) fn last(&mut self) -> Result<(), RunError> {
+        loop {
+            let next = match self.later.pop_front() {
+                Some(event) => Ok(event),
+                None => self.inbox.recv(),
+            };
+            match next {
+                Ok(Event::Signal(SIGHUP)) => self.reload(Box::new(tell_log))?,
+                Ok(Event::Reload { done }) => self.reload(done)?,
+                Ok(Event::SetEndpoint { change, done }) => self.set_endpoint(&change, done)?,
+                Ok(Event::Discovered { service, endpoints }) => {
+                    if self.planner.discovered(service, endpoints) {
+                        self.apply_changes()?;
+                    }
+                }
+                Ok(Event::Signal(_) | Event::Shutdown | Event::Drain) => return Ok(()),
+                Ok(Event::ShardReady { .. } | Event::Applied { .. }) => {}
+                Ok(Event::ShardDone { shard } | Event::ShardFailed { shard, .. }) => {
+                    return Err(RunError(format!("shard {shard} has died")));
+                }
+                Err(_) => return Err(RunError("every shard has gone".into())),
+            }
+        }
+    }
+
+    /// Reads the configuration and takes it over, whole or not at all.
+    fn reload(&mut self, done: Done) -> Result<(), RunError> {
+        let begun = Instant::now();
+        match self.prepare() {
+            Ok((plan, sockets)) => {
+                self.apply(&plan)?;
+                let until = Instant::now() + APPLIED_WITHIN;
+                for (number, (shard, sockets)) in self.commands.iter().zip(sockets).enumerate() {
+                    if !sockets.is_empty() {
+                        send(number, shard, Command::Listen(sockets), until)?;
+                    }
+                }
+                let config = &plan.config;
+                let text = format!(
+                    "reloaded: generation {}, {} routers, {} services, in {} ms",
+                    plan.generation,
+                    config.routers.len(),
+                    config.services.len(),
+                    begun.elapsed().as_millis()
+                );
+                tracing::info!("{text}");
+                done(Ok(text));
+            }
+            Err(why) => {
+                tracing::error!("not reloaded, nothing has changed:\n{why}");
+                done(Err(format!("not reloaded, nothing has changed:\n{why}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// All of a reload that may fail.
+    fn prepare(&mut self) -> Result<(Arc<Plan>, Vec<Listeners>), String> {
+        let config = (self.reread)()?;
+        restart::check(self.planner.config(), &config)?;
+        let Bound { servers, sockets } =
+            self.listening.bind(&config).map_err(|why| why.to_string())?;
+        let config = Arc::new(config);
+        let occupied = self.occupied();
+        let plan = self.planner.adopt(config.clone(), servers.clone(), &occupied);
+        let plan = plan.map_err(|why| why.to_string())?;
+        self.listening.keep(&config, &servers);
+        let listeners = self.planner.addresses();
+        self.state.set_current(admin::Current { config, listeners });
+        Ok((plan, sockets))
+    }
+
+    fn set_endpoint(&mut self, change: &EndpointChange, done: Done) -> Result<(), RunError> {
+        match self.planner.set_endpoint(change) {
+            Ok(services) => {
+                self.apply_changes()?;
+                let text = format!("{} in {}: done", change.address, services.join(", "));
+                tracing::info!(?change, "{text}");
+                done(Ok(text));
+            }
+            Err(why) => done(Err(why)),
+        }
+        Ok(())
+    }
+
+    /// Takes over what is known of endpoints now.
+    fn apply_changes(&mut self) -> Result<(), RunError> {
+        let occupied = self.occupied();
+        match self.planner.plan(&occupied) {
+            Ok(plan) => self.apply(&plan),
+            Err(why) => {
+                tracing::error!("endpoints stay as they were: {why}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Has all shards apply a plan, and waits until they have.
+    fn apply(&mut self, plan: &Arc<Plan>) -> Result<(), RunError> {
+        if let (Some(hub), Some(layout)) = (&self.hub, &plan.layout) {
+            // Before a shard counts by these ids.
+            hub.update(|merger| merger.apply(layout.clone(), Instant::now()));
+        }
+        let until = Instant::now() + APPLIED_WITHIN;
+        for (number, shard) in self.commands.iter().enumerate() {
+            send(number, shard, Command::Apply(plan.clone()), until)?;
+        }
+        let mut left = self.commands.len();
+        while left > 0 {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Applied { generation, .. }) if generation == plan.generation => left -= 1,
+                Ok(Event::ShardDone { shard } | Event::ShardFailed { shard, .. }) => {
+                    return Err(RunError(format!("shard {shard} has died")));
+                }
+                Ok(other) => self.later.push_back(other),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(RunError("a shard does not apply what it is told".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn occupied(&self) -> Occupied {
+        self.hub.as_ref().map_or_else(Occupied::default, |hub| hub.read(|state| state.occupied()))
+    }
+}
+
+/// Who sent a signal reads the log, where it stands already.
+fn tell_log(_: Result<String, String>) {}
