@@ -460,7 +460,8 @@ fn an_origin_that_answers_with_any_status_stays_within_max_series() {
     }
     let server = proxy.server(0);
     let metrics = proxy.metrics_when("all are counted", |metrics| {
-        metrics.get(&format!("{server}/success")) + metrics.get(&format!("{server}/failures")) == count
+        metrics.get(&format!("{server}/success")) + metrics.get(&format!("{server}/failures"))
+            == count
     });
     metrics.check_conservation();
     for scope in [server.as_str(), CLIENT] {

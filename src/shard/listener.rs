@@ -46,6 +46,8 @@ pub(super) async fn accept(context: Rc<Context>, number: u32, socket: OwnedFd, h
                     ignore_new(&listener);
                 }
                 if is_closing(&context, &server) && listener.is_empty() {
+                    // Its connections are to know that they close from here on.
+                    context.ring.wake_all();
                     return;
                 }
                 // Woken when the drain goes on, and by whoever had begun to connect.

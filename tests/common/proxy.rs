@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::{DEADLINE, Wire, eventually};
+use super::{Answer, DEADLINE, Wire, eventually};
 
 /// What connections that a test leaves open may hold the end up, unless the test says more.
 const RUNTIME: &str = "drain_ms: 300";
@@ -20,6 +22,8 @@ pub struct Proxy {
     pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    /// Where its configuration is, if a reload is to find it, and what stands at its beginning.
+    file: Option<(PathBuf, String)>,
 }
 
 /// Of a process, in KiB.
@@ -40,11 +44,25 @@ impl Proxy {
 
     /// As `start`, with keys of `runtime` besides `cores` (YAML, comma-separated).
     pub fn start_with(runtime: &str, yaml: &str, cores: &str) -> Proxy {
-        let comma = if runtime.is_empty() { "" } else { ", " };
-        let text =
-            format!("runtime: {{cores: \"{cores}\"{comma}{runtime}}}\nadmin: {{port: 0}}\n{yaml}");
+        let text = beginning(runtime, cores) + yaml;
+        Proxy::spawn("-", &text, None)
+    }
+
+    /// As `start`, with a configuration in a file that `reload` and `rewrite` change.
+    pub fn start_from_file(yaml: &str, cores: &str) -> Proxy {
+        static FILES: AtomicUsize = AtomicUsize::new(0);
+        let (pid, number) = (std::process::id(), FILES.fetch_add(1, Ordering::SeqCst));
+        let name = format!("ringlane-{pid}-{number}.yaml");
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let beginning = beginning(RUNTIME, cores);
+        std::fs::write(&path, format!("{beginning}{yaml}")).expect("a file of ours");
+        let argument = path.to_str().expect("a path in UTF-8").to_owned();
+        Proxy::spawn(&argument, "", Some((path, beginning)))
+    }
+
+    fn spawn(argument: &str, text: &str, file: Option<(PathBuf, String)>) -> Proxy {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringlane"))
-            .args(["-", "--log", "info"])
+            .args([argument, "--log", "info"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -64,7 +82,56 @@ impl Proxy {
         let addresses = addresses.trim_matches(['[', ']']).split(", ").map(|it| it.parse());
         let addresses: Vec<SocketAddr> = addresses.collect::<Result<_, _>>().expect("addresses");
         let admin = value_of(&line, "admin=").parse().expect("the address of admin");
-        Proxy { child, address: addresses[0], addresses, admin, log }
+        Proxy { child, address: addresses[0], addresses, admin, log, file }
+    }
+
+    /// Changes the configuration's file, but for what `start` adds to it.
+    pub fn rewrite(&self, yaml: &str) {
+        let (path, beginning) = self.file.as_ref().expect("started from a file");
+        std::fs::write(path, format!("{beginning}{yaml}")).expect("a file of ours");
+    }
+
+    /// Has it read another configuration; what admin says to that.
+    pub fn try_reload(&self, yaml: &str) -> Answer {
+        self.rewrite(yaml);
+        self.post("/admin/reload", "")
+    }
+
+    /// The same, which must go well.
+    #[track_caller]
+    pub fn reload(&self, yaml: &str) {
+        let answer = self.try_reload(yaml);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+
+    /// A POST to admin, with a body of JSON.
+    pub fn post(&self, path: &str, json: &str) -> Answer {
+        let mut admin = Wire::connect(self.admin);
+        admin.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{json}",
+            json.len()
+        ));
+        admin.answer()
+    }
+
+    /// Where its servers listen now.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let answer = Wire::connect(self.admin).get("/admin/server_info");
+        let info: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+        let listeners = info["listeners"].as_array().expect("a list");
+        let address = |it: &serde_json::Value| it.as_str().and_then(|it| it.parse().ok());
+        listeners.iter().map(|it| address(it).expect("an address")).collect()
+    }
+
+    /// An endpoint as `/admin/clients.json` shows it; none where the service has it no more.
+    pub fn endpoint(&self, service: &str, address: SocketAddr) -> Option<serde_json::Value> {
+        let answer = Wire::connect(self.admin).get("/admin/clients.json");
+        let services: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+        let mut services = services.as_array().expect("a list").iter();
+        let endpoints = services.find(|it| it["service"] == service)?["endpoints"].as_array();
+        let address = address.to_string();
+        endpoints.expect("a list").iter().find(|it| it["address"] == address).cloned()
     }
 
     pub fn connect(&self) -> Wire {
@@ -133,10 +200,19 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some((path, _)) = &self.file {
+            let _ = std::fs::remove_file(path);
+        }
         if std::thread::panicking() {
             eprintln!("the proxy's log: {:#?}", self.log());
         }
     }
+}
+
+/// What a test's configuration begins with.
+fn beginning(runtime: &str, cores: &str) -> String {
+    let comma = if runtime.is_empty() { "" } else { ", " };
+    format!("runtime: {{cores: \"{cores}\"{comma}{runtime}}}\nadmin: {{port: 0}}\n")
 }
 
 /// Collects lines; the one that says that the proxy is ready is also sent.
