@@ -55,7 +55,7 @@ fn request(recorder: &mut Recorder, target: u32, service: usize, endpoint: u32, 
     let latency = Duration::from_micros(300 + random % 600);
     recorder.request_begun(0);
     recorder.routed(target);
-    recorder.picked(service);
+    recorder.service(service).picks += 1;
     recorder.attempt_begun(target, endpoint, Attempt::First);
     let end = AttemptEnd {
         status: Some(200),

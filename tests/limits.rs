@@ -153,3 +153,59 @@ fn a_client_that_goes_leaves_its_place_to_others() {
         assert_eq!(ask(&proxy, 2, 10), [200; 20], "both places are there still");
     });
 }
+
+#[test]
+fn no_endpoint_has_more_than_its_own_limit_and_all_of_them_are_used() {
+    both(|cores| {
+        let (a, most_a) = slow(5);
+        let (b, most_b) = slow(5);
+        let yaml = |endpoints: &[std::net::SocketAddr], limits: &str| {
+            let keys = format!("balancer: {{kind: round_robin}}\nlimits: {{{limits}}}");
+            // It is nearly always drawn, and full even so.
+            let heavy = format!("{{address: \"{}\", weight: 1000}}", a.address);
+            let yaml = config(endpoints, "", &keys);
+            let yaml = yaml.replace(&format!("\"{}\"", a.address), &heavy);
+            format!("telemetry: {{flush_interval_ms: 20}}\n{yaml}")
+        };
+        let limits = "max_concurrent_per_endpoint: 2, max_queue: 100";
+        let both = [a.address, b.address];
+        let proxy = Proxy::start_from_file(&yaml(&both, limits), cores);
+        let statuses = ask(&proxy, 16, 20);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        assert_eq!([&most_a, &most_b].map(|it| it.load(Ordering::SeqCst)), [2, 2]);
+        let metrics = settled(&proxy, 320);
+        assert!(metrics.get("rt/http/client/web/loadbalancer/max_effort_exhausted") > 0);
+        // One endpoint less is one limit less, from the next request on.
+        proxy.reload(&yaml(&[a.address], limits));
+        let before = b.requests().len();
+        let statuses = ask(&proxy, 16, 5);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        assert_eq!((most_a.load(Ordering::SeqCst), b.requests().len()), (2, before));
+        // And without a limit there is none.
+        proxy.reload(&yaml(&[a.address], ""));
+        let statuses = ask(&proxy, 16, 5);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        assert!(most_a.load(Ordering::SeqCst) > 2);
+        proxy.stop();
+    });
+}
+
+#[test]
+fn a_limit_that_is_lowered_holds_for_whoever_comes_next() {
+    both(|cores| {
+        let (origin, most) = slow(5);
+        let yaml = |most: usize| {
+            let limits = format!("limits: {{max_concurrent: {most}, max_queue: 100}}");
+            let yaml = config(&[origin.address], "", &limits);
+            format!("telemetry: {{flush_interval_ms: 20}}\n{yaml}")
+        };
+        let proxy = Proxy::start_from_file(&yaml(8), cores);
+        assert!(ask(&proxy, 16, 10).iter().all(|&status| status == 200));
+        assert_eq!(most.swap(0, Ordering::SeqCst), 8);
+        proxy.reload(&yaml(3));
+        assert!(ask(&proxy, 16, 10).iter().all(|&status| status == 200));
+        assert_eq!(most.load(Ordering::SeqCst), 3);
+        settled(&proxy, 320);
+        proxy.stop();
+    });
+}

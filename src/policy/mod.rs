@@ -11,6 +11,7 @@ pub mod budget;
 pub mod classifier;
 pub mod concurrency;
 pub mod hash_key;
+pub mod health;
 pub mod rng;
 pub mod route;
 mod window;

@@ -146,6 +146,10 @@ impl Accrual {
             }
             book.endpoint.at.store(at, Ordering::Relaxed);
             book.endpoint.is_drained.store(wanted.drained, Ordering::Relaxed);
+            if service.health_check.is_none() {
+                // Nobody would say otherwise any more.
+                book.endpoint.is_unhealthy.store(false, Ordering::Relaxed);
+            }
             decisions.books.push(book);
         }
         let is_out = |book: &&Book| book.ejection.state() != EjectionState::Alive;
@@ -228,9 +232,7 @@ impl Accrual {
         let found = decisions.books.iter_mut().find_map(|book| {
             let endpoint = &book.endpoint;
             let is_avoided = avoid.is_some_and(|it| std::ptr::eq(it, &**endpoint));
-            let may = !is_avoided
-                && !endpoint.is_drained.load(Ordering::Relaxed)
-                && !endpoint.is_unhealthy.load(Ordering::Relaxed);
+            let may = !is_avoided && endpoint.may_be_probed();
             (may && book.ejection.try_probe(now)).then(|| endpoint.clone())
         })?;
         self.publish(&decisions);
@@ -285,10 +287,11 @@ impl Accrual {
             let state = match ejection.state() {
                 EjectionState::Alive => Shown::Available,
                 EjectionState::Probing => Shown::Probing,
-                EjectionState::Ejected { until } => {
+                EjectionState::Ejected { until } if endpoint.may_be_probed() => {
                     probe_at_us = probe_at_us.min(until.as_micros() as u64);
                     Shown::Ejected
                 }
+                EjectionState::Ejected { .. } => Shown::Ejected,
             };
             endpoint.ejection.store(state as u8, Ordering::Relaxed);
             match endpoint.shown() {

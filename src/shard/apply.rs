@@ -41,6 +41,7 @@ impl Context {
         self.close_servers(&configured, drain);
         self.upstreams.replace(upstreams);
         self.forget_retired();
+        self.plan_applied();
     }
 
     fn apply_services(&self, plan: &Plan) -> Rc<[Rc<Upstream>]> {

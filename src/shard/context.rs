@@ -143,6 +143,10 @@ pub(super) struct Context {
     /// Connections and listeners that a drain waits for.
     held: Cell<usize>,
     connections: Cell<usize>,
+    /// How many plans were applied so far.
+    plans: Cell<u64>,
+    /// The health checker, to be told of the next one.
+    health_checker: RefCell<Option<Waker>>,
     /// The control task, to be told when the last of them has gone.
     control: RefCell<Option<Waker>>,
     /// Exchanges to be used again: no allocation per request.
@@ -177,6 +181,8 @@ impl Context {
             drain: Cell::new(None),
             held: Cell::new(0),
             connections: Cell::new(0),
+            plans: Cell::new(0),
+            health_checker: RefCell::new(None),
             control: RefCell::new(None),
             spare: RefCell::default(),
         }
@@ -231,6 +237,21 @@ impl Context {
 
     pub(super) fn begin_drain(&self, grace: Duration, drain: Duration) {
         self.drain.set(Some(Drain::new(self.ring.now(), grace, drain)));
+    }
+
+    pub(super) fn plans_applied(&self) -> u64 {
+        self.plans.get()
+    }
+
+    pub(super) fn plan_applied(&self) {
+        self.plans.set(self.plans.get() + 1);
+        if let Some(checker) = self.health_checker.borrow().as_ref() {
+            self.ring.wake(checker);
+        }
+    }
+
+    pub(super) fn set_health_checker(&self, waker: Waker) {
+        *self.health_checker.borrow_mut() = Some(waker);
     }
 
     pub(super) fn set_control(&self, waker: Waker) {

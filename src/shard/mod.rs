@@ -17,6 +17,7 @@ mod connection;
 mod context;
 mod deadlines;
 mod exchange;
+mod health;
 mod ledger;
 mod limits;
 mod listener;
@@ -133,6 +134,9 @@ async fn run(
     ring.spawn(refresh_policies(context.clone()));
     if let Some(reporter) = &context.reporter {
         ring.spawn(report::report(context.clone(), reporter.clone()));
+    }
+    if number == 0 {
+        ring.spawn(health::check_health(context.clone()));
     }
     ring.spawn(obey(context.clone(), mailbox, events.clone()));
     let _ = events.send(Event::ShardReady { shard: number });

@@ -92,6 +92,11 @@ impl EndpointState {
         }
     }
 
+    /// It is out for its failures alone.
+    pub(super) fn may_be_probed(&self) -> bool {
+        !self.is_drained.load(Ordering::Relaxed) && !self.is_unhealthy.load(Ordering::Relaxed)
+    }
+
     /// As operators and balancers see it.
     pub(super) fn shown(&self) -> Shown {
         if self.is_drained.load(Ordering::Relaxed) {

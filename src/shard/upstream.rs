@@ -458,6 +458,12 @@ impl Upstream {
         }));
     }
 
+    /// Its endpoints, in the order of the plan.
+    pub(super) fn endpoints(&self) -> Vec<Rc<Endpoint>> {
+        let endpoints = self.endpoints.borrow();
+        self.order.borrow().iter().map(|slot| endpoints[*slot].clone()).collect()
+    }
+
     /// The slots of its endpoints, in the order of the plan.
     pub(super) fn slots(&self) -> Ref<'_, Vec<usize>> {
         self.order.borrow()
@@ -485,6 +491,10 @@ impl Endpoint {
             small_answers: Cell::new(0),
             judged: Cell::default(),
         }
+    }
+
+    pub(super) fn address(&self) -> &config::Address {
+        &self.state.address
     }
 
     pub(super) fn connect(&self, ring: &Ring, waker: &Waker) -> io::Result<Transport> {

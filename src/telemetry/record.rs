@@ -96,7 +96,8 @@ counts! {
 counts! {
     /// A service's balancer and failure accrual, whichever router asked.
     ServiceCounts {
-        picks, max_effort_exhausted, removals, revivals, probes, removed_for_us,
+        picks, max_effort_exhausted, removals, revivals, probes, removed_for_us, health_checks,
+        health_failures,
     }
 }
 

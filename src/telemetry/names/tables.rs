@@ -208,6 +208,10 @@ pub(super) static BALANCER: &[Metric<ServiceStats>] = &[
     millis(counter("failure_accrual/removed_for_ms",
         "ringlane_client_accrual_removed_seconds_total", "How long endpoints were out.",
         |it| Counter(it.counts.removed_for_us))),
+    counter("health/checks", "ringlane_client_health_checks_total",
+        "Checks of endpoints' health.", |it| Counter(it.counts.health_checks)),
+    counter("health/failures", "ringlane_client_health_failures_total",
+        "Checks that failed.", |it| Counter(it.counts.health_failures)),
 ];
 
 /// Shown beside the service's other retries, though every router draws on it.
