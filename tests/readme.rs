@@ -108,7 +108,7 @@ fn its_admin_paths_answer_as_it_says() {
         .filter_map(|code| code.split_once(' '))
         .filter(|(method, path)| ["GET", "POST"].contains(method) && path.starts_with("/admin/"))
         .collect();
-    assert_eq!(requests.len(), 14, "{requests:?}");
+    assert_eq!(requests.len(), 16, "{requests:?}");
     let nobody = "127.0.0.1:9".parse().expect("an address");
     let proxy = Proxy::start(&config(&[nobody], "", ""), "0");
     for (method, path) in requests {
