@@ -11,9 +11,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::RunError;
+use super::discovery::{Discovery, Update};
 use super::listen::describe;
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Service};
 use crate::control::Event;
 use crate::telemetry::collect::Inlet;
 use crate::telemetry::exporters::Made;
@@ -26,6 +27,8 @@ const LAST_EXPORTS: Duration = Duration::from_millis(3_500);
 
 pub(super) struct ControlThread {
     admin: Option<SocketAddr>,
+    /// Which services are discovered, and how.
+    discovered: watch::Sender<Wanted>,
     ends: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -44,24 +47,31 @@ impl ControlThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let (ends, ended) = oneshot::channel();
+        let (discovered, wanted) = watch::channel(wanted(config));
         let work = Work {
             listener,
             state,
             collector,
             flush_interval: config.telemetry.as_ref().map(|it| it.flush_interval),
             exporters,
+            wanted,
             events,
         };
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(work.run(ended)))
             .map_err(failed)?;
-        Ok(ControlThread { admin, ends, thread })
+        Ok(ControlThread { admin, discovered, ends, thread })
     }
 
     /// Where admin came to listen.
     pub(super) fn admin(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// Follows what a new configuration says of where endpoints are found.
+    pub(super) fn discover(&self, config: &Config) {
+        self.discovered.send_replace(wanted(config));
     }
 
     /// Merges what the shards have sent last, lets exporters send it, and ends.
@@ -95,6 +105,14 @@ fn bind(config: &Config) -> Result<Option<TcpListener>, RunError> {
     Ok(Some(listener))
 }
 
+/// Services whose endpoints are not configured, and where they are found.
+type Wanted = Vec<(String, crate::config::Discovery)>;
+
+fn wanted(config: &Config) -> Wanted {
+    let discovered = |it: &Service| Some((it.name.clone(), it.discovery.clone()?));
+    config.services.iter().filter_map(discovered).collect()
+}
+
 /// What the thread does.
 struct Work {
     listener: Option<TcpListener>,
@@ -102,6 +120,7 @@ struct Work {
     collector: Option<(Inlet, Hub)>,
     flush_interval: Option<Duration>,
     exporters: Vec<Made>,
+    wanted: watch::Receiver<Wanted>,
     events: Sender<Event>,
 }
 
@@ -120,6 +139,7 @@ impl Work {
                 }
             }
         }
+        tokio::spawn(discover(self.wanted, self.events.clone()));
         if let Some(listener) = self.listener {
             let on_request = order(self.events);
             tokio::spawn(admin::serve(listener, self.state, hub, routes, on_request));
@@ -134,6 +154,21 @@ impl Work {
         let last = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_EXPORTS, last).await.is_err() {
             tracing::warn!("exporters have not sent everything before the end");
+        }
+    }
+}
+
+/// Follows whatever is wanted, and tells the supervisor.
+async fn discover(mut wanted: watch::Receiver<Wanted>, events: Sender<Event>) {
+    let mut discovery = Discovery::new(move |Update { service, endpoints }| {
+        // Nobody listens only once the process is ending.
+        let _ = events.send(Event::Discovered { service, endpoints });
+    });
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        discovery.apply(now);
+        if wanted.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -5,6 +5,7 @@
 //! nobody would still be sent its share of the connections.
 
 mod control;
+mod discovery;
 mod listen;
 mod planner;
 mod reign;
@@ -93,7 +94,20 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         reporting,
     });
     let (commands, shards) = start_shards(&config, given.collect(), &events)?;
-    await_ready(&inbox, shards.len())?;
+    let later = await_ready(&inbox, shards.len())?;
+    drop(plan);
+    let mut reign = Reign {
+        inbox: &inbox,
+        commands: &commands,
+        control: &control,
+        planner,
+        listening,
+        hub,
+        state: state.clone(),
+        reread: options.reread,
+        later,
+    };
+    reign.begin()?;
     state.set_ready(true);
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
     tracing::info!(
@@ -103,17 +117,6 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         admin = %control.admin().map_or_else(|| "off".into(), |address| address.to_string()),
         "ringlane is ready"
     );
-    drop(plan);
-    let mut reign = Reign {
-        inbox: &inbox,
-        commands: &commands,
-        planner,
-        listening,
-        hub,
-        state: state.clone(),
-        reread: options.reread,
-        later: VecDeque::new(),
-    };
     reign.last()?;
     let config = reign.planner.config().clone();
     state.set_ready(false);
@@ -213,7 +216,9 @@ fn listen_to_signals(events: Sender<Event>) -> Result<(), RunError> {
     started.map(drop).map_err(|error| RunError(format!("no thread for signals: {error}")))
 }
 
-fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<(), RunError> {
+/// What else came until all shards accept.
+fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<VecDeque<Event>, RunError> {
+    let mut later = VecDeque::new();
     let mut ready = 0;
     while ready < shards {
         match inbox.recv() {
@@ -224,11 +229,11 @@ fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<(), RunError> {
             Ok(Event::Signal(signal)) if signal != SIGHUP => {
                 return Err(RunError(format!("ended by signal {signal} before it was ready")));
             }
-            Ok(other) => refuse(other, "not ready yet"),
+            Ok(other) => later.push_back(other),
             Err(_) => return Err(RunError("every shard has gone".into())),
         }
     }
-    Ok(())
+    Ok(later)
 }
 
 /// Says so to whoever waits for an answer.

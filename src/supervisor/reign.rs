@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use signal_hook::consts::SIGHUP;
 
+use super::control::ControlThread;
 use super::listen::{Bound, Listening};
 use super::planner::Planner;
 use super::{Commands, RunError, restart, send};
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::control::{Done, EndpointChange, Event};
 use crate::shard::{Command, Listeners, Plan};
 use crate::telemetry::feed::Hub;
@@ -23,10 +24,14 @@ use crate::telemetry::layout::Occupied;
 /// How long a shard may take to apply a plan: it does so between two turns, each of which is over
 /// in milliseconds.
 const APPLIED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a start waits for the first answers of discovery, as Envoy's `initial_fetch_timeout`
+/// does, though a proxy on the same machine can be quicker.
+const FIRST_DISCOVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Reign<'a> {
     pub(super) inbox: &'a Receiver<Event>,
     pub(super) commands: &'a [Commands],
+    pub(super) control: &'a ControlThread,
     pub(super) planner: Planner,
     pub(super) listening: Listening,
     /// `None`: `telemetry: off`.
@@ -50,7 +55,8 @@ impl Reign<'_> {
                 Ok(Event::Reload { done }) => self.reload(done)?,
                 Ok(Event::SetEndpoint { change, done }) => self.set_endpoint(&change, done)?,
                 Ok(Event::Discovered { service, endpoints }) => {
-                    if self.planner.discovered(service, endpoints) {
+                    let is_new = self.planner.discovered(service, endpoints);
+                    if self.take_discovered() | is_new {
                         self.apply_changes()?;
                     }
                 }
@@ -64,11 +70,53 @@ impl Reign<'_> {
         }
     }
 
+    /// Waits for the endpoints that are to be discovered before the first request comes.
+    pub(super) fn begin(&mut self) -> Result<(), RunError> {
+        if self.await_endpoints()? { self.apply_changes() } else { Ok(()) }
+    }
+
+    /// Waits until all services have their endpoints, but not for long: a name server that is down
+    /// must not keep other services from being served. Whether some came.
+    fn await_endpoints(&mut self) -> Result<bool, RunError> {
+        let until = Instant::now() + FIRST_DISCOVERY;
+        let mut is_new = self.take_discovered();
+        while self.planner.undiscovered() > 0 && !self.later.iter().any(ends_reign) {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Discovered { service, endpoints }) => {
+                    is_new |= self.planner.discovered(service, endpoints);
+                }
+                Ok(Event::ShardDone { shard } | Event::ShardFailed { shard, .. }) => {
+                    return Err(RunError(format!("shard {shard} has died")));
+                }
+                Ok(other) => self.later.push_back(other),
+                Err(_) => break,
+            }
+        }
+        Ok(is_new)
+    }
+
+    /// Notes all endpoints that have been found meanwhile, the latest last.
+    fn take_discovered(&mut self) -> bool {
+        let mut is_new = false;
+        let waiting: Vec<Event> = self.later.drain(..).chain(self.inbox.try_iter()).collect();
+        for event in waiting {
+            match event {
+                Event::Discovered { service, endpoints } => {
+                    is_new |= self.planner.discovered(service, endpoints);
+                }
+                other => self.later.push_back(other),
+            }
+        }
+        is_new
+    }
+
     /// Reads the configuration and takes it over, whole or not at all.
     fn reload(&mut self, done: Done) -> Result<(), RunError> {
         let begun = Instant::now();
         match self.prepare() {
             Ok((plan, sockets)) => {
+                // A service that is new has its endpoints before it is asked for them.
+                let plan = if self.await_endpoints()? { self.replan(plan) } else { plan };
                 self.apply(&plan)?;
                 let until = Instant::now() + APPLIED_WITHIN;
                 for (number, (shard, sockets)) in self.commands.iter().zip(sockets).enumerate() {
@@ -106,6 +154,7 @@ impl Reign<'_> {
         let plan = self.planner.adopt(config.clone(), servers.clone(), &occupied);
         let plan = plan.map_err(|why| why.to_string())?;
         self.listening.keep(&config, &servers);
+        self.control.discover(&config);
         let listeners = self.planner.addresses();
         self.state.set_current(admin::Current { config, listeners });
         Ok((plan, sockets))
@@ -136,13 +185,22 @@ impl Reign<'_> {
         }
     }
 
+    /// The same configuration with endpoints that were found since.
+    fn replan(&mut self, plan: Arc<Plan>) -> Arc<Plan> {
+        let occupied = self.occupied();
+        self.planner.plan(&occupied).unwrap_or_else(|why| {
+            tracing::error!("endpoints that were found are left out: {why}");
+            plan
+        })
+    }
+
     /// Has all shards apply a plan, and waits until they have.
     fn apply(&mut self, plan: &Arc<Plan>) -> Result<(), RunError> {
         if let (Some(hub), Some(layout)) = (&self.hub, &plan.layout) {
             // Before a shard counts by these ids.
             hub.update(|merger| merger.apply(layout.clone(), Instant::now()));
         }
-        let until = Instant::now() + APPLIED_WITHIN;
+        let mut until = Instant::now() + APPLIED_WITHIN;
         for (number, shard) in self.commands.iter().enumerate() {
             send(number, shard, Command::Apply(plan.clone()), until)?;
         }
@@ -154,8 +212,14 @@ impl Reign<'_> {
                     return Err(RunError(format!("shard {shard} has died")));
                 }
                 Ok(other) => self.later.push_back(other),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    return Err(RunError("a shard does not apply what it is told".into()));
+                // A process that was stopped for a while goes on where it was.
+                Err(RecvTimeoutError::Timeout) if self.later.iter().any(ends_reign) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::warn!(left, "shards are late to apply a configuration");
+                    until = Instant::now() + APPLIED_WITHIN;
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(RunError("every shard has gone".into()));
                 }
             }
         }
@@ -164,6 +228,15 @@ impl Reign<'_> {
 
     fn occupied(&self) -> Occupied {
         self.hub.as_ref().map_or_else(Occupied::default, |hub| hub.read(|state| state.occupied()))
+    }
+}
+
+/// Whether the process is to drain and end.
+fn ends_reign(event: &Event) -> bool {
+    match event {
+        Event::Signal(signal) => *signal != SIGHUP,
+        Event::Shutdown | Event::Drain => true,
+        _ => false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Origins that do what a test tells them, byte by byte, on a thread per connection.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,7 +36,16 @@ impl Origin {
     /// Answers each request with what `answer` makes of it, remembers the request, and keeps the
     /// connection.
     pub fn answering(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Origin {
-        Origin::listen(move |shared, mut wire, _| {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Origin::answering_at(any, answer).expect("a port")
+    }
+
+    /// The same at an address of the test's choice, which may be taken.
+    pub fn answering_at(
+        address: SocketAddr,
+        answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static,
+    ) -> io::Result<Origin> {
+        Ok(Origin::listen_on(listener(address)?, move |shared, mut wire, _| {
             while let Ok(Some(request)) = wire.request() {
                 let answer = answer(&request);
                 shared.requests.lock().unwrap().push(request);
@@ -43,11 +53,18 @@ impl Origin {
                     return;
                 }
             }
-        })
+        }))
     }
 
     fn listen(serve: impl Fn(&Shared, Wire, usize) + Send + Sync + 'static) -> Origin {
-        let listener = listener();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Origin::listen_on(listener(any).expect("a port"), serve)
+    }
+
+    fn listen_on(
+        listener: TcpListener,
+        serve: impl Fn(&Shared, Wire, usize) + Send + Sync + 'static,
+    ) -> Origin {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let (inner, serve) = (shared.clone(), Arc::new(serve));
@@ -89,12 +106,11 @@ impl Drop for Origin {
     }
 }
 
-fn listener() -> TcpListener {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(&SockAddr::from(any)).expect("a port");
-    socket.listen(BACKLOG).expect("a listener");
-    socket.into()
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A listener that accepts nothing and whose queue is full: connecting to it takes for ever. The

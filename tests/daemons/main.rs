@@ -9,6 +9,7 @@
 mod common;
 
 mod dashboard;
+mod dns;
 mod load;
 mod prometheus;
 mod statsd;

@@ -75,6 +75,10 @@ impl Daemon {
         Daemon { name, child, log }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Every line so far, of both its outputs.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
