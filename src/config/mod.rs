@@ -23,8 +23,10 @@
 mod admin;
 mod balancer;
 mod cores;
+mod discovery;
 mod errors;
 mod exporters;
+mod health;
 mod leaves;
 mod near;
 mod of_kind;
@@ -51,8 +53,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cores::Host;
+pub use discovery::{Asking, Discovery};
 pub use errors::{Errors, Issue};
 pub use exporters::{ExporterKey, ExporterSettings, ExporterSpec, Shape};
+pub use health::{HealthCheck, Probe};
 
 /// Everything that the program was told. Routes refer to services by index.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,14 +216,18 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     pub name: String,
-    /// At least one, no address twice.
+    /// At least one, no address twice; none where there is `discovery`.
     pub endpoints: Vec<Endpoint>,
+    /// Who says what the endpoints are, where they are not written down.
+    pub discovery: Option<Discovery>,
     pub balancer: Balancer,
     /// How long an endpoint that is new or has come back takes to get its full share.
     pub slow_start: Option<Duration>,
     pub timeouts: UpstreamTimeouts,
     pub pool: Pool,
     pub failure_accrual: FailureAccrual,
+    /// `None`: endpoints are not asked whether they are well.
+    pub health_check: Option<HealthCheck>,
     pub retries: Retries,
     pub limits: Limits,
 }
@@ -227,8 +235,14 @@ pub struct Service {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     pub address: Address,
-    /// At least 1.
+    /// From 1 to `WEIGHT_MAX`.
     pub weight: u32,
+}
+
+impl Endpoint {
+    pub const WEIGHT: u32 = 1;
+    /// Enough to shift traffic by a tenth of a percent.
+    pub const WEIGHT_MAX: u32 = 1_000;
 }
 
 /// Where an endpoint listens: `127.0.0.1:80`, `[::1]:80` or `unix:/path`.
@@ -317,6 +331,8 @@ pub struct Pool {
 pub struct Limits {
     /// `None`: as many as come.
     pub max_concurrent: Option<u32>,
+    /// The same for each endpoint.
+    pub max_concurrent_per_endpoint: Option<u32>,
     /// How many more wait for a place.
     pub max_queue: u32,
     pub queue_timeout: Duration,

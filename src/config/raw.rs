@@ -146,11 +146,13 @@ pub(super) struct Forwarding {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Service {
     pub(super) endpoints: List<Endpoint>,
+    pub(super) discovery: Option<Section<Discovery>>,
     pub(super) balancer: Section<Balancer>,
     pub(super) slow_start_ms: Leaf,
     pub(super) timeouts: Section<ServiceTimeouts>,
     pub(super) pool: Section<Pool>,
     pub(super) failure_accrual: Section<FailureAccrual>,
+    pub(super) health_check: Section<HealthCheck>,
     pub(super) retries: Section<Retries>,
     pub(super) limits: Section<Limits>,
 }
@@ -160,6 +162,18 @@ pub(super) struct Service {
 pub(super) struct Endpoint {
     pub(super) address: Leaf,
     pub(super) weight: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Discovery {
+    pub(super) kind: Leaf,
+    pub(super) path: Leaf,
+    pub(super) name: Leaf,
+    pub(super) resolvers: Option<Vec<Leaf>>,
+    pub(super) min_ttl_ms: Leaf,
+    pub(super) max_ttl_ms: Leaf,
+    pub(super) timeout_ms: Leaf,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -205,6 +219,19 @@ pub(super) struct FailureAccrual {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct HealthCheck {
+    pub(super) kind: Leaf,
+    pub(super) interval_ms: Leaf,
+    pub(super) timeout_ms: Leaf,
+    pub(super) unhealthy_after: Leaf,
+    pub(super) healthy_after: Leaf,
+    pub(super) path: Leaf,
+    pub(super) host: Leaf,
+    pub(super) expect: Leaf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Retries {
     pub(super) classifier: Leaf,
     pub(super) statuses: Option<Vec<Leaf>>,
@@ -219,6 +246,7 @@ pub(super) struct Retries {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub(super) max_concurrent: Leaf,
+    pub(super) max_concurrent_per_endpoint: Leaf,
     pub(super) max_queue: Leaf,
     pub(super) queue_timeout_ms: Leaf,
 }
@@ -289,10 +317,12 @@ impl Short for Route {}
 impl Short for RouterTimeouts {}
 impl Short for Forwarding {}
 impl Short for Service {}
+impl Short for Discovery {}
 impl Short for Balancer {}
 impl Short for ServiceTimeouts {}
 impl Short for Pool {}
 impl Short for FailureAccrual {}
+impl Short for HealthCheck {}
 impl Short for Retries {}
 impl Short for Limits {}
 impl Short for RetryBudget {}

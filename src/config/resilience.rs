@@ -168,7 +168,7 @@ fn backoff(raw: &raw::Backoff, at: &Path, check: &mut Check) -> Backoff {
 }
 
 /// Two times of which the first is not the longer one.
-fn span(
+pub(super) fn span(
     check: &mut Check,
     at: &Path,
     (least, least_leaf, least_default): (&str, &Leaf, u64),

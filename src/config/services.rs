@@ -3,12 +3,11 @@
 use super::errors::Path;
 use super::leaves::Check;
 use super::raw::{self, List, Named};
-use super::{Address, Endpoint, Limits, NotAnAddress, Pool, Service, UpstreamTimeouts};
-use super::{balancer, resilience};
+use super::{Address, Discovery, Endpoint, Limits, NotAnAddress, Pool, Service, UpstreamTimeouts};
+use super::{balancer, discovery, health, resilience};
 
-const WEIGHT: u64 = 1;
-/// Enough to shift traffic by a tenth of a percent.
-const WEIGHT_MAX: u64 = 1_000;
+const WEIGHT: u64 = Endpoint::WEIGHT as u64;
+const WEIGHT_MAX: u64 = Endpoint::WEIGHT_MAX as u64;
 /// 0: at once.
 const SLOW_START_MS: u64 = 0;
 const CONNECT_MS: u64 = 1_000;
@@ -18,6 +17,7 @@ const REQUEST_MS: u64 = 0;
 const EXPECT_TIMEOUT_MS: u64 = 1_000;
 /// 0: no limit.
 const MAX_CONCURRENT: u64 = 0;
+const MAX_CONCURRENT_PER_ENDPOINT: u64 = 0;
 /// A queue makes everybody late; who wants one says how long.
 const MAX_QUEUE: u64 = 0;
 const QUEUE_TIMEOUT_MS: u64 = 1_000;
@@ -38,9 +38,11 @@ pub(super) fn services(raw: &Named<raw::Service>, at: &Path, check: &mut Check) 
 }
 
 fn service(name: &str, raw: &raw::Service, at: &Path, check: &mut Check) -> Service {
+    let (endpoints, discovery) = members(raw, at, check);
     Service {
         name: name.to_owned(),
-        endpoints: endpoints(&raw.endpoints, &at.key("endpoints"), check),
+        endpoints,
+        discovery,
         balancer: balancer::balancer(&raw.balancer.0, &at.key("balancer"), check),
         slow_start: check.millis_or_none(
             &at.key("slow_start_ms"),
@@ -54,8 +56,34 @@ fn service(name: &str, raw: &raw::Service, at: &Path, check: &mut Check) -> Serv
             &at.key("failure_accrual"),
             check,
         ),
+        health_check: health::health_check(&raw.health_check.0, &at.key("health_check"), check),
         retries: resilience::retries(&raw.retries.0, &at.key("retries"), check),
         limits: limits(&raw.limits.0, &at.key("limits"), check),
+    }
+}
+
+/// The endpoints, or who says what they are.
+fn members(raw: &raw::Service, at: &Path, check: &mut Check) -> (Vec<Endpoint>, Option<Discovery>) {
+    const ONE: &str = "exactly one of endpoints and discovery";
+    let (endpoints_at, discovery_at) = (at.key("endpoints"), at.key("discovery"));
+    match (&raw.endpoints, &raw.discovery) {
+        (Some(_), None) => (endpoints(&raw.endpoints, &endpoints_at, check), None),
+        (None, Some(raw)) => (Vec::new(), discovery::discovery(&raw.0, &discovery_at, check)),
+        (Some(_), Some(source)) => {
+            let both = "beside endpoints: the service would have two sources".to_owned();
+            check.report.value(&discovery_at, both, ONE);
+            let source = discovery::discovery(&source.0, &discovery_at, check);
+            (endpoints(&raw.endpoints, &endpoints_at, check), source)
+        }
+        (None, None) => {
+            // One that was no list, or no mapping, has been reported and taken out.
+            let mut taken = [&endpoints_at, &discovery_at].into_iter();
+            if !taken.any(|at| check.report.is_broken(at)) {
+                let neither = "neither endpoints nor discovery is there".to_owned();
+                check.report.value(at, neither, ONE);
+            }
+            (Vec::new(), None)
+        }
     }
 }
 
@@ -100,9 +128,16 @@ fn limits(raw: &raw::Limits, at: &Path, check: &mut Check) -> Limits {
         check.number(&at.key(name), leaf, default, 0..=10_000_000) as u32
     };
     let max_concurrent = number("max_concurrent", &raw.max_concurrent, MAX_CONCURRENT);
+    let max_concurrent_per_endpoint = number(
+        "max_concurrent_per_endpoint",
+        &raw.max_concurrent_per_endpoint,
+        MAX_CONCURRENT_PER_ENDPOINT,
+    );
     let max_queue = number("max_queue", &raw.max_queue, MAX_QUEUE);
     Limits {
         max_concurrent: (max_concurrent > 0).then_some(max_concurrent),
+        max_concurrent_per_endpoint: (max_concurrent_per_endpoint > 0)
+            .then_some(max_concurrent_per_endpoint),
         max_queue,
         queue_timeout: check.millis(
             &at.key("queue_timeout_ms"),

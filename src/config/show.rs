@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    Accrual, Admin, Backoff, Balancer, Classifier, Config, FailureAccrual, Mode, Retries, Router,
-    Runtime, Service, ShardSettings, Telemetry, cores,
+    Accrual, Admin, Asking, Backoff, Balancer, Classifier, Config, Discovery, FailureAccrual,
+    HealthCheck, Mode, Probe, Retries, Router, Runtime, Service, ShardSettings, Telemetry, cores,
 };
 
 /// What stands for a secret.
@@ -163,28 +163,20 @@ fn router(router: &Router, services: &[Service]) -> Value {
 }
 
 fn service(service: &Service) -> Value {
-    let endpoints = service.endpoints.iter().map(|endpoint| {
-        map([("address", text(&endpoint.address)), ("weight", endpoint.weight.into())])
-    });
-    let kind = ("kind", Value::from(service.balancer.name()));
-    let balancer = match service.balancer {
-        Balancer::Ewma { decay } => map([kind, ("decay_ms", millis(decay))]),
-        Balancer::RoundRobin | Balancer::LeastLoaded => map([kind]),
-        Balancer::Aperture { decay, low_percent, high_percent, min_endpoints } => map([
-            kind,
-            ("decay_ms", millis(decay)),
-            ("low_load_percent", low_percent.into()),
-            ("high_load_percent", high_percent.into()),
-            ("min_endpoints", min_endpoints.into()),
-        ]),
-        Balancer::ConsistentHash { ref by, max_load_percent } => {
-            map([kind, ("hash_by", text(by)), ("max_load_percent", max_load_percent.into())])
+    let members = match &service.discovery {
+        Some(source) => ("discovery", discovery(source)),
+        None => {
+            let endpoints = service.endpoints.iter().map(|endpoint| {
+                map([("address", text(&endpoint.address)), ("weight", endpoint.weight.into())])
+            });
+            ("endpoints", endpoints.collect())
         }
     };
     let timeouts = &service.timeouts;
+    let limits = &service.limits;
     map([
-        ("endpoints", endpoints.collect()),
-        ("balancer", balancer),
+        members,
+        ("balancer", balancer(&service.balancer)),
         ("slow_start_ms", millis_or_zero(service.slow_start)),
         (
             "timeouts",
@@ -203,16 +195,84 @@ fn service(service: &Service) -> Value {
             ]),
         ),
         ("failure_accrual", failure_accrual(&service.failure_accrual)),
+        ("health_check", health_check(service.health_check.as_ref())),
         ("retries", retries(&service.retries)),
         (
             "limits",
             map([
-                ("max_concurrent", service.limits.max_concurrent.unwrap_or(0).into()),
-                ("max_queue", service.limits.max_queue.into()),
-                ("queue_timeout_ms", millis(service.limits.queue_timeout)),
+                ("max_concurrent", limits.max_concurrent.unwrap_or(0).into()),
+                (
+                    "max_concurrent_per_endpoint",
+                    limits.max_concurrent_per_endpoint.unwrap_or(0).into(),
+                ),
+                ("max_queue", limits.max_queue.into()),
+                ("queue_timeout_ms", millis(limits.queue_timeout)),
             ]),
         ),
     ])
+}
+
+fn discovery(source: &Discovery) -> Value {
+    let kind = ("kind", source.kind().into());
+    let (name, asking) = match source {
+        Discovery::File { path } => return map([kind, ("path", text(path.display()))]),
+        Discovery::Dns { name, port, asking } => (format!("{name}:{port}"), asking),
+        Discovery::DnsSrv { name, asking } => (name.clone(), asking),
+    };
+    let Asking { resolvers, min_ttl, max_ttl, timeout } = asking;
+    let resolvers = match resolvers.as_slice() {
+        [] => Value::Null,
+        resolvers => resolvers.iter().map(text).collect(),
+    };
+    map([
+        kind,
+        ("name", name.into()),
+        ("resolvers", resolvers),
+        ("min_ttl_ms", millis(*min_ttl)),
+        ("max_ttl_ms", millis(*max_ttl)),
+        ("timeout_ms", millis(*timeout)),
+    ])
+}
+
+fn health_check(check: Option<&HealthCheck>) -> Value {
+    let Some(HealthCheck { probe, interval, timeout, unhealthy_after, healthy_after }) = check
+    else {
+        return map([("kind", "none".into())]);
+    };
+    let of_kind = match probe {
+        Probe::Tcp => vec![],
+        Probe::Http { path, host, expect } => vec![
+            ("path", path.as_str().into()),
+            ("host", host.as_deref().map_or(Value::Null, Value::from)),
+            ("expect", text(format!("{}-{}", expect.start(), expect.end()))),
+        ],
+    };
+    let common = [
+        ("kind", probe.name().into()),
+        ("interval_ms", millis(*interval)),
+        ("timeout_ms", millis(*timeout)),
+        ("unhealthy_after", (*unhealthy_after).into()),
+        ("healthy_after", (*healthy_after).into()),
+    ];
+    map(common.into_iter().chain(of_kind))
+}
+
+fn balancer(balancer: &Balancer) -> Value {
+    let kind = ("kind", Value::from(balancer.name()));
+    match *balancer {
+        Balancer::Ewma { decay } => map([kind, ("decay_ms", millis(decay))]),
+        Balancer::RoundRobin | Balancer::LeastLoaded => map([kind]),
+        Balancer::Aperture { decay, low_percent, high_percent, min_endpoints } => map([
+            kind,
+            ("decay_ms", millis(decay)),
+            ("low_load_percent", low_percent.into()),
+            ("high_load_percent", high_percent.into()),
+            ("min_endpoints", min_endpoints.into()),
+        ]),
+        Balancer::ConsistentHash { ref by, max_load_percent } => {
+            map([kind, ("hash_by", text(by)), ("max_load_percent", max_load_percent.into())])
+        }
+    }
 }
 
 fn failure_accrual(rules: &FailureAccrual) -> Value {

@@ -1,6 +1,7 @@
-//! Configurations as an operator writes them: `wrong` ones and what is said of them, and what
-//! `right` ones mean.
+//! Configurations as an operator writes them: `wrong` ones and what is said of them, what `right`
+//! ones mean, and where the `members` of a service come from.
 
+mod members;
 mod right;
 mod wrong;
 
