@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 32] = [
+const HOMES: [(&str, &[&str]); 34] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
@@ -62,6 +62,8 @@ const HOMES: [(&str, &[&str]); 32] = [
     ("flate2", &["telemetry"]),
     ("tower_http", &["admin"]),
     ("subtle", &["admin"]),
+    ("hickory_resolver", &["supervisor"]),
+    ("notify", &["supervisor"]),
     ("rustix", &["supervisor"]),
     ("signal_hook", &["supervisor"]),
 ];

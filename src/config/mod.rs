@@ -234,7 +234,7 @@ pub struct Service {
     pub limits: Limits,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: Address,
     /// From 1 to `WEIGHT_MAX`.
@@ -248,7 +248,7 @@ impl Endpoint {
 }
 
 /// Where an endpoint listens: `127.0.0.1:80`, `[::1]:80` or `unix:/path`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     Ip(SocketAddr),
     /// Absolute, and short enough for `sockaddr_un`.

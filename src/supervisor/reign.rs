@@ -15,7 +15,7 @@ use super::listen::{Bound, Listening};
 use super::planner::Planner;
 use super::{Commands, RunError, restart, send};
 use crate::admin;
-use crate::config::{Config, Endpoint};
+use crate::config::Config;
 use crate::control::{Done, EndpointChange, Event};
 use crate::shard::{Command, Listeners, Plan};
 use crate::telemetry::feed::Hub;

@@ -79,8 +79,9 @@ fn origins(count: u8) -> Vec<Origin> {
     for _ in 0..20 {
         let first = Origin::answering_at(at(2, 0), serve).expect("a port");
         let port = first.address.port();
-        let rest: Vec<_> =
-            (3..2 + count).map_while(|last| Origin::answering_at(at(last, port), serve).ok()).collect();
+        let rest: Vec<_> = (3..2 + count)
+            .map_while(|last| Origin::answering_at(at(last, port), serve).ok())
+            .collect();
         if rest.len() + 1 == usize::from(count) {
             return std::iter::once(first).chain(rest).collect();
         }
@@ -189,9 +190,8 @@ fn addresses_that_change_go_away_and_come_back_lose_nothing() {
         server.change(&hosts("web.test", &[&origins[1], &origins[2]]));
         eventually_only(&origins, &[1, 2], &load);
         // The name goes: what was last known stays.
-        let warned = |proxy: &Proxy| {
-            proxy.log().iter().filter(|line| line.contains(" WARN ")).count()
-        };
+        let warned =
+            |proxy: &Proxy| proxy.log().iter().filter(|line| line.contains(" WARN ")).count();
         server.change("127.0.0.9 other.test\n");
         eventually("it is said", || warned(&proxy) == 1);
         eventually_only(&origins, &[1, 2], &load);
@@ -220,8 +220,7 @@ fn addresses_that_change_go_away_and_come_back_lose_nothing() {
 #[ignore = "needs dnsmasq"]
 fn targets_have_ports_and_weights_of_their_own() {
     both(|cores| {
-        let origins: Vec<Origin> =
-            (0..2).map(|_| Origin::answering(|_| ok("fine"))).collect();
+        let origins: Vec<Origin> = (0..2).map(|_| Origin::answering(|_| ok("fine"))).collect();
         let mut server = NameServer::new();
         let record = |at: usize, priority: u32, weight: u32| {
             let port = origins[at].address.port();
