@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Process;
 use super::exchange::Exchange;
+use super::leftovers::Leftovers;
 use super::peers::Peers;
 use super::report::{Reporter, Reporting};
 use super::upstream::Upstream;
@@ -104,6 +105,8 @@ pub(super) struct Context {
     pub(super) reporter: Option<Rc<Reporter>>,
     pub(super) upstreams: Rc<[Rc<Upstream>]>,
     pub(super) rng: RefCell<Rng>,
+    /// Answers that nobody wants.
+    pub(super) leftovers: Leftovers,
     started: Instant,
     drain: Cell<Option<Drain>>,
     /// Connections and listeners that a drain waits for.
@@ -155,6 +158,7 @@ impl Context {
             reporter,
             upstreams,
             rng: RefCell::new(Rng::new(seed_of(number))),
+            leftovers: Leftovers::default(),
             started,
             drain: Cell::new(None),
             held: Cell::new(0),

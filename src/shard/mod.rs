@@ -17,6 +17,7 @@ mod context;
 mod deadlines;
 mod exchange;
 mod ledger;
+mod leftovers;
 mod limits;
 mod listener;
 mod peers;
@@ -142,6 +143,7 @@ async fn run(
     }
     ring.spawn(keep_pools(context.clone()));
     ring.spawn(refresh_policies(context.clone()));
+    ring.spawn(leftovers::read(context.clone()));
     if let Some(reporter) = &context.reporter {
         ring.spawn(report::report(context.clone(), reporter.clone()));
     }
