@@ -16,6 +16,8 @@ mod connection;
 mod context;
 mod deadlines;
 mod exchange;
+#[cfg(test)]
+mod gate_tests;
 mod ledger;
 mod leftovers;
 mod limits;
