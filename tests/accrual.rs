@@ -321,3 +321,43 @@ fn one_that_was_ejected_answers_when_nobody_else_does() {
         }
     });
 }
+
+#[test]
+fn an_answer_that_breaks_off_is_one_failure_however_it_began() {
+    // A 500 is a failure already when its head comes; a 200 is one when it breaks off.
+    for (status, failures) in [(200, 1), (200, 2), (500, 2), (500, 3)] {
+        both(|cores| {
+            let case = format!("{status}, {failures} failures");
+            eprintln!("{case}");
+            let good = Switch::start(false);
+            let broken = Origin::start(move |mut wire, _| {
+                let _ = wire.request();
+                let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 9\r\n\r\n");
+                let _ = wire.try_send(head + "half");
+            });
+            let rules =
+                format!("failure_accrual: {{failures: {failures}, min_ejection_ms: 60000}}");
+            let proxy = proxy(&[good.address(), broken.address], &rules, cores);
+            let ask_broken = |number: u64| {
+                while broken.accepted() < number as usize {
+                    let mut client = proxy.connect();
+                    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+                    let whole = client.try_answer_to("GET");
+                    assert_eq!(whole.is_ok(), broken.accepted() < number as usize, "{case}");
+                }
+                let metrics = proxy.metrics_when("it is counted", |metrics| {
+                    let endpoint = format!("{CLIENT}/endpoint/{}", broken.address);
+                    metrics.get(&format!("{endpoint}/failures")) == number
+                });
+                metrics.check_conservation();
+                accrual(&metrics, "removals")
+            };
+            for number in 1..failures {
+                assert_eq!(ask_broken(number), 0, "{case}: {number} so far");
+            }
+            if status == 500 || failures == 1 {
+                assert_eq!(ask_broken(failures), 1, "{case}");
+            }
+        });
+    }
+}

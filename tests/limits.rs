@@ -2,14 +2,18 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Origin, Proxy, Wire, both, config, ok};
+use common::{
+    DEADLINE, Metrics, Origin, Proxy, Wire, both, config, eventually, four, ok, quantile,
+};
 
 const WEB: &str = "rt/http/service/web";
+/// Those of `four()`.
+const SHARDS: usize = 4;
 
 /// An origin that takes a while, and the most requests that it had at once.
 fn slow(ms: u64) -> (Origin, Arc<AtomicUsize>) {
@@ -208,4 +212,109 @@ fn a_limit_that_is_lowered_holds_for_whoever_comes_next() {
         settled(&proxy, 320);
         proxy.stop();
     });
+}
+
+/// Clients by the shard that their connections came to, at least so many on each.
+fn spread(proxy: &Proxy, each: usize) -> Vec<Vec<Wire>> {
+    let mut clients: Vec<Vec<Wire>> = (0..SHARDS).map(|_| Vec::new()).collect();
+    let connections = |metrics: &Metrics| -> Vec<u64> {
+        (0..SHARDS).map(|shard| metrics.get(&format!("shard/{shard}/connections"))).collect()
+    };
+    let mut before = vec![0; SHARDS];
+    while clients.iter().any(|clients| clients.len() < each) {
+        let client = proxy.connect();
+        let total = before.iter().sum::<u64>() + 1;
+        let metrics = proxy.metrics_when("a shard has it", |metrics| {
+            connections(metrics).iter().sum::<u64>() == total
+        });
+        let now = connections(&metrics);
+        let shard = (0..SHARDS).find(|&shard| now[shard] > before[shard]).expect("one has more");
+        clients[shard].push(client);
+        before = now;
+    }
+    clients
+}
+
+#[test]
+fn who_waits_on_an_idle_shard_starts_when_a_place_is_free_on_another() {
+    const ROUNDS: usize = 100;
+    /// Half of what a shard takes to notice by itself, whoever forgets to wake it.
+    const PROMPTLY_SECS: f64 = 0.05;
+    let ended = Arc::new(Mutex::new(Instant::now()));
+    let (came, has_come) = mpsc::channel();
+    let end = ended.clone();
+    let origin = Origin::answering(move |request| {
+        came.send(Instant::now()).expect("the test looks");
+        if request.head.target() == "/holds" {
+            // Long enough for the other to stand in the queue.
+            thread::park_timeout(Duration::from_millis(10));
+            *end.lock().unwrap() = Instant::now();
+        }
+        ok("fine")
+    });
+    // Flushed seldom: a shard that is woken for that would look around as well.
+    let yaml = config(&[origin.address], "", "limits: {max_concurrent: 1, max_queue: 10}");
+    let yaml = format!("telemetry: {{flush_interval_ms: 300}}\n{yaml}");
+    let proxy = Proxy::start(&yaml, four());
+    let mut clients = spread(&proxy, 1);
+    let mut round = |number: usize| {
+        let holder = number % SHARDS;
+        let waiter = (holder + 1 + number / SHARDS % (SHARDS - 1)) % SHARDS;
+        clients[holder][0].send("GET /holds HTTP/1.1\r\nHost: h\r\n\r\n");
+        has_come.recv_timeout(DEADLINE).expect("it has the place");
+        clients[waiter][0].send("GET /waits HTTP/1.1\r\nHost: h\r\n\r\n");
+        let started = has_come.recv_timeout(DEADLINE).expect("it is served");
+        for client in [holder, waiter] {
+            assert_eq!(clients[client][0].answer().status(), 200);
+        }
+        let ended = *ended.lock().unwrap();
+        started.checked_duration_since(ended).expect("one after the other").as_secs_f64()
+    };
+    // A machine under load may hold any of them up, but not one in a hundred each time.
+    let mut p99s: Vec<f64> = Vec::new();
+    while p99s.len() < 3 && p99s.last().is_none_or(|p99| *p99 > PROMPTLY_SECS) {
+        p99s.push(quantile(&(0..ROUNDS).map(&mut round).collect::<Vec<f64>>(), 0.99));
+    }
+    assert!(p99s.last().is_some_and(|p99| *p99 < PROMPTLY_SECS), "{p99s:?} s");
+}
+
+#[test]
+fn shards_on_which_many_wait_take_turns() {
+    const EACH: usize = 6;
+    let (served, held) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::new(AtomicBool::new(true)));
+    let (order, holds) = (served.clone(), held.clone());
+    let origin = Origin::answering(move |request| {
+        match request.head.target()[1..].parse() {
+            Ok(shard) => order.lock().unwrap().push(shard),
+            Err(_) => eventually("the others wait", || !holds.load(Ordering::SeqCst)),
+        }
+        ok("fine")
+    });
+    let proxy = start(&origin, "max_concurrent: 1, max_queue: 100", four());
+    let mut clients = spread(&proxy, EACH);
+    let mut first = proxy.connect();
+    first.send("GET /holds HTTP/1.1\r\nHost: h\r\n\r\n");
+    proxy
+        .metrics_when("it has the place", |metrics| metrics.get("rt/http/client/web/pending") == 1);
+    for (shard, clients) in clients.iter_mut().enumerate() {
+        for client in &mut clients[..EACH] {
+            client.send(format!("GET /{shard} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        }
+    }
+    proxy.metrics_when("all wait", |metrics| {
+        metrics.get("rt/http/client/web/pool_waiters") == (SHARDS * EACH) as u64
+    });
+    held.store(false, Ordering::SeqCst);
+    assert_eq!(first.answer().status(), 200);
+    for client in clients.iter_mut().flat_map(|clients| &mut clients[..EACH]) {
+        assert_eq!(client.answer().status(), 200);
+    }
+    let served = served.lock().unwrap();
+    let mut counts = [0; SHARDS];
+    for shard in served.iter() {
+        counts[*shard] += 1;
+        let (most, least) = (counts.iter().max(), counts.iter().min());
+        assert!(most <= least.map(|least| least + 2).as_ref(), "{served:?}");
+    }
+    assert_eq!(counts, [EACH; SHARDS]);
 }

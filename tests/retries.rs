@@ -277,3 +277,38 @@ fn with_every_endpoint_failing_the_load_stays_under_1_3_times_what_is_offered() 
         assert!(metrics.get(&format!("{WEB}/retries/budget_exhausted")) > 0);
     });
 }
+
+#[test]
+fn a_body_of_nothing_is_sent_again_as_it_came() {
+    both(|cores| {
+        let rules = "retries: {classifier: retryable_all_5xx}";
+        // What comes with the head, and what comes once that is at the endpoint.
+        for (framing, at_once, later) in [
+            ("Content-Length: 0", "", ""),
+            ("Transfer-Encoding: chunked", "0\r\n\r\n", ""),
+            ("Transfer-Encoding: chunked", "", "0\r\n\r\n"),
+            ("Transfer-Encoding: chunked", "0\r\n", "X-Trailer: 1\r\n\r\n"),
+        ] {
+            let case = format!("{framing}, {at_once:?}, then {later:?}");
+            let origin = fails_first(1);
+            let proxy = Proxy::start(&telemetry(&config(&[origin.address], "", rules)), cores);
+            let mut client = proxy.connect();
+            client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n{at_once}"));
+            if !later.is_empty() {
+                common::eventually("the head is there", || origin.accepted() == 1);
+                client.send(later);
+            }
+            assert_eq!(client.answer().status(), 200, "{case}");
+            let requests = origin.requests();
+            assert_eq!(requests.len(), 2, "{case}");
+            for request in &requests {
+                let (name, value) = framing.split_once(": ").expect("a field");
+                assert_eq!(request.head.get(name), Some(value), "{case}");
+                assert!(request.body.is_empty(), "{case}");
+                assert_eq!(request.trailers.is_empty(), !later.contains("Trailer"), "{case}");
+            }
+            let metrics = settled(&proxy, 1);
+            assert_eq!(metrics.get(&format!("{WEB}/retries/total")), 1, "{case}");
+        }
+    });
+}

@@ -154,7 +154,8 @@ impl Exchange {
         self.attempts_left += 1;
     }
 
-    /// Whether an upstream connection whose whole answer was discarded may carry another request.
+    /// Whether an upstream connection may carry another request once what is left of its answer,
+    /// which nobody wants, has come. `upstream_persistent`: as that answer's head said.
     pub fn may_reuse_discarded(&self, upstream_persistent: bool) -> bool {
         self.upstream_persistent && upstream_persistent && self.request == Message::Ended
     }

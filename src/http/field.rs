@@ -38,6 +38,8 @@ pub enum FieldName {
     Connection,
     ContentLength,
     Cookie,
+    /// Linkerd's `l5d-ctx-deadline`.
+    CtxDeadline,
     Expect,
     Forwarded,
     Host,
@@ -88,6 +90,7 @@ impl FieldName {
                 let known = [
                     (&b"x-forwarded-host"[..], F::XForwardedHost),
                     (b"proxy-connection", F::ProxyConnection),
+                    (b"l5d-ctx-deadline", F::CtxDeadline),
                 ];
                 or_twin(name, pick(name, &known))
             }
@@ -181,6 +184,8 @@ mod tests {
             ("Max-Forwards", FieldName::MaxForwards),
             ("content_length", FieldName::FramingTwin),
             ("Transfer_Encoding", FieldName::FramingTwin),
+            ("L5d-Ctx-Deadline", FieldName::CtxDeadline),
+            ("l5d_ctx_deadline", FieldName::Other),
             ("X_Forwarded-For", FieldName::ForwardedTwin),
             ("x_forwarded_host", FieldName::ForwardedTwin),
             ("X-Forwarded_Proto", FieldName::ForwardedTwin),

@@ -105,6 +105,7 @@ pub fn goes_no_further(name: FieldName) -> bool {
         | FieldName::Authorization
         | FieldName::ContentLength
         | FieldName::Cookie
+        | FieldName::CtxDeadline
         | FieldName::Expect
         | FieldName::Forwarded
         | FieldName::Host

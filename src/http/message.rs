@@ -4,7 +4,7 @@
 //! values that outlive both, so that an exchange can keep them over a wait. All facts are settled
 //! when the head is parsed: nobody after that interprets `Connection` or framing fields.
 
-use super::{Field, FieldName, Method, Seen, Target, Version};
+use super::{Deadline, Field, FieldName, Method, Seen, Target, Version};
 
 /// How the body of a message is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct RequestFacts {
     pub upgrade: Option<UpgradeToken>,
     /// Of TRACE and OPTIONS only, where it is a number.
     pub max_forwards: Option<u64>,
+    /// When it is to be over, where it says so in a form that can be read.
+    pub deadline: Option<Deadline>,
     /// The client takes trailers.
     pub te_trailers: bool,
     /// `Connection` names fields beyond those that are never sent on anyway.

@@ -5,6 +5,7 @@
 //! `http1/`. Checks that hold for every version (`Host`, the target, which fields go no further)
 //! are made here once.
 
+mod deadline;
 mod exchange;
 mod field;
 mod forward;
@@ -14,6 +15,7 @@ mod method;
 mod reason;
 mod target;
 
+pub use deadline::{Deadline, TimeLeft};
 pub use exchange::{Exchange, Verdict};
 pub use field::{Field, FieldName, Seen, trim};
 pub use forward::{ForwardRules, Mode, Peer, PeerText, goes_no_further, is_nominated};

@@ -120,6 +120,16 @@ fn known_request_field(
             Some(hops) if first => decimal_field(out, it.name, hops.saturating_sub(1)),
             Some(_) => {}
         },
+        FieldName::CtxDeadline => match facts.deadline {
+            None => field(out, it.name, it.value),
+            Some(deadline) if first => {
+                out.extend_from_slice(it.name);
+                out.extend_from_slice(b": ");
+                deadline.write_to(out);
+                end(out);
+            }
+            Some(_) => {}
+        },
         FieldName::XForwardedFor | FieldName::Forwarded => {
             let is_x = it.kind == FieldName::XForwardedFor;
             let mode = if is_x { rules.x_forwarded } else { rules.forwarded };

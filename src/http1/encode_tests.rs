@@ -234,3 +234,19 @@ fn max_forwards_0_is_answered_here() {
     assert_eq!(answer("TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 1\r\n\r\n"), None);
     assert_eq!(answer("GET / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"), None);
 }
+
+#[test]
+fn deadlines_go_on_as_one() {
+    let sent_fields = |fields: &str| {
+        let all = sent(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        all.strip_prefix("GET / HTTP/1.1\r\nHost: h\r\n").unwrap().to_owned()
+    };
+    let one = "X: 1\r\nL5d-Ctx-Deadline: 10 20\r\nY: 2\r\n";
+    assert_eq!(sent_fields(one), one);
+    let several = "l5d-ctx-deadline: no\r\nX: 1\r\nl5d-ctx-deadline: 10 30\r\n\
+        L5D-CTX-DEADLINE: 20 40\r\n";
+    assert_eq!(sent_fields(several), "l5d-ctx-deadline: 20 30\r\nX: 1\r\n");
+    let unread = "l5d-ctx-deadline: no\r\nl5d-ctx-deadline: 1 2 3\r\n";
+    assert_eq!(sent_fields(unread), unread, "it is not ours to judge");
+    assert_eq!(sent_fields("Connection: l5d-ctx-deadline\r\nl5d-ctx-deadline: 1 2\r\n"), "");
+}

@@ -9,7 +9,8 @@
 //! which means nothing, is left out. A response may not: nobody offers them to it in `TE`.
 
 use crate::http::{
-    Field, FieldName, Framing, Method, RequestFacts, ResponseFacts, Seen, UpgradeToken, Version,
+    Deadline, Field, FieldName, Framing, Method, RequestFacts, ResponseFacts, Seen, UpgradeToken,
+    Version,
 };
 
 /// More options than any client has reason to send; it bounds what comparing names can cost.
@@ -35,6 +36,7 @@ struct Gathered<'b> {
     expect_continue: bool,
     te_trailers: bool,
     max_forwards: Option<&'b [u8]>,
+    deadline: Option<Deadline>,
 }
 
 /// The facts of a request, and its `Host` where it has one.
@@ -68,6 +70,7 @@ pub(super) fn of_request<'b>(
         // RFC 9110 section 7.8: Upgrade in a 1.0 request is ignored.
         upgrade: found.upgrade.filter(|_| found.lists_upgrade && is_11),
         max_forwards: found.max_forwards.filter(|_| hops).and_then(saturating_digits),
+        deadline: found.deadline,
         te_trailers: found.te_trailers && is_11,
         nominates: found.nominates,
         seen: found.seen,
@@ -158,6 +161,10 @@ fn gather<'b>(fields: &[Field<'b>], may_be_coded: bool) -> Result<Gathered<'b>, 
                     field.members().any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             FieldName::MaxForwards if !repeated => found.max_forwards = Some(field.value),
+            FieldName::CtxDeadline => {
+                let both = [found.deadline, Deadline::parse(field.value)];
+                found.deadline = both.into_iter().flatten().reduce(Deadline::and);
+            }
             _ => {}
         }
     }

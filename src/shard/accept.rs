@@ -1,9 +1,12 @@
 //! A complete head: where its request goes, or what it is answered with from here.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::context::Context;
 use super::exchange::{Exchange, Link};
 use super::ledger::{Bytes, Ledger};
-use crate::http::{Framing, Method, PeerText, Reason, Request, Version};
+use super::upstream::Upstream;
+use crate::http::{Deadline, Framing, Method, PeerText, Reason, Request, TimeLeft, Version};
 use crate::http1::encode;
 
 /// What the head of a request came to.
@@ -87,13 +90,23 @@ pub(super) fn accept(
     let asks_upgrade = request.upgrade_token().is_some_and(|token| {
         router.upgrades.iter().any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
     });
-    let mut head = context.ring.buffer();
-    encode::request(&mut head, request, &router.rules, peer, asks_upgrade);
-    encode::end(&mut head);
     let upstream = router.upstreams[service].clone();
-    upstream.rules().retries.deposit(context.ring.now());
     ledger.routed(context, router.targets[service].as_ref());
-    let exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, peer, link);
+    let time = time_left(request, &upstream);
+    if time.is_some_and(|time| time.left.is_zero()) {
+        return refused(ledger, Reason::RequestTimeout, close);
+    }
+    let mut head = context.ring.buffer();
+    let shortened = time.map(|time| with_deadline(request, time.forwarded));
+    let sent_on = shortened.as_ref().unwrap_or(request);
+    encode::request(&mut head, sent_on, &router.rules, peer, asks_upgrade);
+    encode::end(&mut head);
+    upstream.rules().retries.deposit(context.ring.now());
+    let mut exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, peer, link);
+    if let Some(time) = time {
+        // The configured timeout is in it.
+        exchange.request_deadline = context.ring.now() + time.left;
+    }
     Head::Exchange(match context.spare.borrow_mut().pop() {
         Some(mut spare) => {
             *spare = exchange;
@@ -101,4 +114,19 @@ pub(super) fn accept(
         }
         None => Box::new(exchange),
     })
+}
+
+/// What a request's own deadline leaves it. The wall clock is read where it brings one, and only
+/// there: everything else goes by a clock that nobody sets.
+fn time_left(request: &Request<'_, '_>, upstream: &Upstream) -> Option<TimeLeft> {
+    let deadline = request.facts.deadline?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    Some(deadline.at(now_ns, upstream.rules().timeouts.request))
+}
+
+fn with_deadline<'b, 's>(request: &Request<'b, 's>, deadline: Deadline) -> Request<'b, 's> {
+    let mut request = *request;
+    request.facts.deadline = Some(deadline);
+    request
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::context::Target;
 use super::exchange::{Exchange, Link};
 use super::ledger::{Answer, Bytes};
+use super::leftovers;
 use super::load::Load;
 use super::pump::Pump;
 use super::report::Meter;
@@ -135,8 +136,8 @@ impl Exchange {
                 return Answered::NotYet;
             }
             let mut out = link.context.ring.buffer();
-            let head = self.parse_answer(&mut out, link);
-            if let Head::Final { status, persistent, hint, download, .. } = &head {
+            let mut head = self.parse_answer(&mut out, link);
+            if let Head::Final { status, persistent, hint, download, .. } = &mut head {
                 let outcome = Outcome::Answered { status: *status, retryable_hint: *hint };
                 if self.discard(outcome, *status, *persistent, download, link) {
                     link.context.ring.recycle(out);
@@ -193,14 +194,14 @@ impl Exchange {
     }
 
     /// Ends the attempt whose answer is not to be sent on, where the request is to be retried. The
-    /// connection is used again where all of the answer is here already, else it is closed: to read
-    /// on to its end costs more than a new one.
+    /// connection is used again where all of the answer is here already, or little is to come: to
+    /// read on through much of it costs more than a new one.
     fn discard(
         &mut self,
         outcome: Outcome,
         status: u16,
         upstream_persistent: bool,
-        download: &Pump,
+        download: &mut Pump,
         link: &Link<'_>,
     ) -> bool {
         let Some(endpoint) = self.attempt.as_ref().map(|attempt| attempt.endpoint.clone()) else {
@@ -219,10 +220,13 @@ impl Exchange {
         attempt.load.answered(now);
         attempt.load.judge(false, link.context);
         let may_reuse = self.rules.may_reuse_discarded(upstream_persistent);
-        if whole && may_reuse && !self.is_half_closed() {
+        if may_reuse
+            && !self.is_half_closed()
+            && let Some(rest) = download.rest()
+        {
             let Attempt { transport, meter, .. } = attempt;
             let upward = Upward { transport, meter };
-            self.upstream.check_in(&endpoint, upward, link.context.ring.now());
+            leftovers::keep(&self.upstream, endpoint, upward, rest, link.context);
         }
         true
     }

@@ -8,6 +8,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::exchange::Exchange;
+use super::leftovers::Leftovers;
 use super::peers::Peers;
 use super::report::{Reporter, Reporting};
 use super::upstream::Upstream;
@@ -138,6 +139,8 @@ pub(super) struct Context {
     pub(super) retired: RefCell<Vec<(Rc<Upstream>, Duration)>>,
     pub(super) targets: RefCell<HashMap<TargetName, Rc<Target>>>,
     pub(super) rng: RefCell<Rng>,
+    /// Answers that nobody wants.
+    pub(super) leftovers: Leftovers,
     started: Instant,
     drain: Cell<Option<Drain>>,
     /// Connections and listeners that a drain waits for.
@@ -177,6 +180,7 @@ impl Context {
             retired: RefCell::default(),
             targets: RefCell::default(),
             rng: RefCell::new(Rng::new(seed_of(number))),
+            leftovers: Leftovers::default(),
             started,
             drain: Cell::new(None),
             held: Cell::new(0),

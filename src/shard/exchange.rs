@@ -230,6 +230,14 @@ impl Exchange {
     }
 
     pub(super) fn step(&mut self, client: &mut Transport, link: &Link<'_>) -> Turn {
+        let turn = self.proceed(client, link);
+        if matches!(turn, Turn::ClientGone) {
+            self.abandon(link);
+        }
+        turn
+    }
+
+    fn proceed(&mut self, client: &mut Transport, link: &Link<'_>) -> Turn {
         if link.timer.has_fired()
             && let Some(turn) = self.overdue(client, link)
         {

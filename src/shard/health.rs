@@ -1,15 +1,16 @@
 //! The health checker: asks endpoints whether they are well, whatever requests say.
 //!
-//! One for the process, on the first shard. A scheduler knows whose check is due and starts a task
-//! for each; the verdict is shared state that every shard sees at its next pick (`accrual`). First
-//! checks are spread over an interval, and the intervals vary a little, so that a service's checks
-//! do not come in bursts.
+//! One for the process, on the first shard. A keeper follows the plans, and each endpoint that is to
+//! be watched has a task of its own for as long as that is so: not one for each check, since a task
+//! of glommio's that has ended leaves memory behind. A verdict is shared state that every shard sees
+//! at its next pick (`accrual`). First checks are spread over an interval, and the intervals vary a
+//! little, so that a service's checks do not come in bursts.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::Duration;
 
 use super::context::Context;
 use super::rules::Rules;
@@ -24,117 +25,118 @@ use crate::ring::{self, Chunk, End, Ring, Timer};
 /// By how much an interval may be shorter or longer.
 const JITTER: f64 = 0.1;
 
-/// An endpoint whose checks are due from time to time.
+/// An endpoint that is checked from time to time.
 struct Watched {
     upstream: Rc<Upstream>,
     endpoint: Rc<Endpoint>,
     rules: Rc<Rules>,
     health: RefCell<Health>,
-    /// Nobody else watches the endpoint now.
+    /// Nobody else watches the endpoint, and it is to be watched.
     is_current: Cell<bool>,
+    /// The task that watches it.
+    task: RefCell<Option<Waker>>,
 }
 
-/// Whose check is due when; a number tells those that are due at the same time apart.
-#[derive(Default)]
-struct Schedule {
-    due: BTreeMap<(Duration, u64), Rc<Watched>>,
-    so_far: u64,
-}
-
-impl Schedule {
-    fn add(&mut self, watched: Rc<Watched>, at: Duration) {
-        self.so_far += 1;
-        self.due.insert((at, self.so_far), watched);
+impl Watched {
+    fn rules(&self) -> Option<&HealthCheck> {
+        self.rules.config.health_check.as_ref()
     }
 }
 
 /// Runs on the first shard alone.
 pub(super) async fn check_health(context: Rc<Context>) {
-    let waker = ring::current_waker().await;
-    let timer = context.ring.timer(waker.clone());
-    let schedule = Rc::new(RefCell::new(Schedule::default()));
-    context.set_health_checker(waker.clone());
+    context.set_health_checker(ring::current_waker().await);
     let mut watched: Vec<Rc<Watched>> = Vec::new();
     let mut applied = 0;
     loop {
         if applied != context.plans_applied() {
             applied = context.plans_applied();
-            watched = renew(&context, &watched, &mut schedule.borrow_mut());
-        }
-        let now = context.ring.now();
-        while let Some(entry) = schedule.borrow_mut().due.first_entry()
-            && entry.key().0 <= now
-        {
-            let it = entry.remove();
-            context.ring.spawn(check(context.clone(), it, schedule.clone(), waker.clone()));
-        }
-        match schedule.borrow().due.first_key_value() {
-            Some(((at, _), _)) => timer.set(*at),
-            None => timer.clear(),
+            watched = renew(&context, &watched);
         }
         ring::wait().await;
     }
 }
 
 /// Who is to be watched now. Those that were keep what is known of them and when they are due.
-fn renew(context: &Context, before: &[Rc<Watched>], schedule: &mut Schedule) -> Vec<Rc<Watched>> {
-    let mut watched = Vec::new();
+fn renew(context: &Rc<Context>, before: &[Rc<Watched>]) -> Vec<Rc<Watched>> {
     let by_endpoint = |it: &Rc<Watched>| (Rc::as_ptr(&it.endpoint), it.clone());
-    let known: std::collections::HashMap<_, _> = before.iter().map(by_endpoint).collect();
+    let mut known: HashMap<_, _> = before.iter().map(by_endpoint).collect();
+    let (mut watched, mut new) = (Vec::new(), Vec::new());
     for upstream in context.upstreams.borrow().iter() {
         let rules = upstream.rules().clone();
         let Some(check) = &rules.config.health_check else { continue };
         for endpoint in upstream.endpoints() {
-            let same = known.get(&Rc::as_ptr(&endpoint));
-            if let Some(same) =
-                same.filter(|it| it.rules.config.health_check == Some(check.clone()))
+            let same = known.remove(&Rc::as_ptr(&endpoint));
+            if let Some(same) = &same
+                && same.rules() == Some(check)
             {
                 watched.push(same.clone());
                 continue;
             }
-            let health = same.map(|it| it.health.borrow().clone()).unwrap_or_default();
+            let health = same.as_ref().map(|it| it.health.borrow().clone());
+            // Its successor goes on from there.
+            same.iter().for_each(|it| end(context, it));
             let it = Rc::new(Watched {
                 upstream: upstream.clone(),
                 endpoint,
                 rules: rules.clone(),
-                health: RefCell::new(health),
+                health: RefCell::new(health.unwrap_or_default()),
                 is_current: Cell::new(true),
+                task: RefCell::new(None),
             });
-            let first = check.interval.mul_f64(context.rng.borrow_mut().unit());
-            schedule.add(it.clone(), context.ring.now() + first);
+            new.push(it.clone());
             watched.push(it);
         }
     }
-    before.iter().for_each(|it| it.is_current.set(false));
-    watched.iter().for_each(|it| it.is_current.set(true));
-    schedule.due.retain(|_, it| it.is_current.get());
+    for it in known.into_values() {
+        end(context, &it);
+        // A verdict that came after the plan was made would stay for ever.
+        if it.endpoint.state.is_unhealthy.load(Ordering::Relaxed) {
+            it.upstream.shared.accrual.set_health(&it.endpoint.state, true);
+        }
+    }
+    for it in new {
+        context.ring.spawn(watch(context.clone(), it));
+    }
     watched
 }
 
-/// One check of one endpoint, and when its next is due.
-async fn check(
-    context: Rc<Context>,
-    watched: Rc<Watched>,
-    schedule: Rc<RefCell<Schedule>>,
-    scheduler: Waker,
-) {
-    let Some(rules) = &watched.rules.config.health_check else { return };
+/// The endpoint is not watched any more, or by somebody else.
+fn end(context: &Context, watched: &Watched) {
+    watched.is_current.set(false);
+    if let Some(task) = &*watched.task.borrow() {
+        context.ring.wake(task);
+    }
+}
+
+/// Checks one endpoint for as long as that is wanted.
+async fn watch(context: Rc<Context>, watched: Rc<Watched>) {
+    let Some(rules) = watched.rules() else { return };
     let waker = ring::current_waker().await;
-    let begun = context.ring.now();
+    *watched.task.borrow_mut() = Some(waker.clone());
     let timer = context.ring.timer(waker.clone());
-    timer.set(begun + rules.timeout);
-    let is_well = probe(&context.ring, &watched.endpoint, &rules.probe, &timer, &waker).await;
-    drop(timer);
-    watched.upstream.count(&context, |counts| {
-        counts.health_checks += 1;
-        counts.health_failures += u64::from(!is_well);
-    });
-    if watched.is_current.get() {
-        conclude(&watched, rules, is_well);
+    let first = rules.interval.mul_f64(context.rng.borrow_mut().unit());
+    let mut due = context.ring.now() + first;
+    loop {
+        timer.set(due);
+        while watched.is_current.get() && !timer.has_fired() {
+            ring::wait().await;
+        }
+        if !watched.is_current.get() {
+            return;
+        }
         let vary = 1.0 + JITTER * (2.0 * context.rng.borrow_mut().unit() - 1.0);
-        let next = begun + rules.interval.mul_f64(vary);
-        schedule.borrow_mut().add(watched, next.max(context.ring.now()));
-        context.ring.wake(&scheduler);
+        due = context.ring.now() + rules.interval.mul_f64(vary);
+        timer.set(context.ring.now() + rules.timeout);
+        let is_well = probe(&context.ring, &watched.endpoint, &rules.probe, &timer, &waker).await;
+        watched.upstream.count(&context, |counts| {
+            counts.health_checks += 1;
+            counts.health_failures += u64::from(!is_well);
+        });
+        if watched.is_current.get() {
+            conclude(&watched, rules, is_well);
+        }
+        due = due.max(context.ring.now());
     }
 }
 

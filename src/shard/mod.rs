@@ -17,8 +17,11 @@ mod connection;
 mod context;
 mod deadlines;
 mod exchange;
+#[cfg(test)]
+mod gate_tests;
 mod health;
 mod ledger;
+mod leftovers;
 mod limits;
 mod listener;
 mod load;
@@ -132,6 +135,7 @@ async fn run(
     listen(&context, listeners);
     ring.spawn(keep_pools(context.clone()));
     ring.spawn(refresh_policies(context.clone()));
+    ring.spawn(leftovers::read(context.clone()));
     if let Some(reporter) = &context.reporter {
         ring.spawn(report::report(context.clone(), reporter.clone()));
     }

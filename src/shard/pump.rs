@@ -18,6 +18,11 @@ const SMALL_BODY_BYTES: u64 = 4 * PIECE_BYTES as u64;
 /// What a body of unknown length is received into at first.
 const USUAL_BYTES: usize = 120 << 10;
 
+/// The most that is read of an answer which nobody wants, framing included. About what an endpoint
+/// sends before it waits for the first acknowledgement (RFC 6928: ten segments), so that it is on
+/// its way already; to receive it costs four pieces, where a new connection costs a round trip.
+const DRAIN_BYTES: usize = 16 << 10;
+
 /// What framing takes of a lease.
 const ROOM: usize = BodyEncoder::HEADROOM + BodyEncoder::TAILROOM;
 
@@ -119,6 +124,17 @@ impl Pump {
 
     pub(super) fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// What is to come of a body that nobody wants, unless that is known to be much. The pump is
+    /// not used any more then.
+    pub(super) fn rest(&mut self) -> Option<Rest> {
+        if self.decoder.hint().is_some_and(|left| left > DRAIN_BYTES as u64) {
+            return None;
+        }
+        let none = BodyDecoder::new(Framing::Empty, None);
+        let decoder = std::mem::replace(&mut self.decoder, none);
+        Some(Rest { decoder, left_bytes: DRAIN_BYTES })
     }
 
     /// Appends what `bytes` has of the body to `out`, framed, and says how much that was.
@@ -280,5 +296,50 @@ impl Pump {
             }
             None => from.socket().receive(false),
         }
+    }
+}
+
+/// The end of a body, read for the sake of what may follow it on the same connection.
+pub(super) struct Rest {
+    decoder: BodyDecoder,
+    /// What may still come before it is too much.
+    left_bytes: usize,
+}
+
+impl Rest {
+    /// Drops what has come, and asks for more where that is not the end.
+    pub(super) fn step(&mut self, from: &mut Transport) -> Pumped {
+        while !self.decoder.is_ended() {
+            let dropped = match from.take_filled() {
+                Some((mut lease, range)) => {
+                    let dropped = self.drop_from(&mut lease[range.clone()]);
+                    if let Ok(taken) = dropped
+                        && taken < range.len()
+                    {
+                        from.keep(&lease[range.start + taken..range.end]);
+                    }
+                    dropped.map(drop)
+                }
+                None if from.has_input() => from.with_input(|bytes| match self.drop_from(bytes) {
+                    Ok(taken) => (taken, Ok(())),
+                    Err(error) => (bytes.len(), Err(error)),
+                }),
+                None if from.has_ended().is_some() => return Pumped::SourceLost,
+                None => {
+                    from.socket().receive(false);
+                    return Pumped::Waiting;
+                }
+            };
+            if let Err(error) = dropped {
+                return Pumped::Refused(error);
+            }
+        }
+        Pumped::Ended
+    }
+
+    fn drop_from(&mut self, bytes: &mut [u8]) -> Result<usize, BodyError> {
+        let taken = self.decoder.decode_in_place(bytes)?.consumed;
+        self.left_bytes = self.left_bytes.checked_sub(taken).ok_or(BodyError::TooLarge)?;
+        Ok(taken)
     }
 }

@@ -29,12 +29,16 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Runs a test with one shard and with four.
 pub fn both(test: impl Fn(&str)) {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let four = if cores > 1 { "0,0,1,1" } else { "0,0,0,0" };
-    for cores in ["0", four] {
+    for cores in ["0", four()] {
         eprintln!("with cores: \"{cores}\"");
         test(cores);
     }
+}
+
+/// Cores for four shards.
+pub fn four() -> &'static str {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    if cores > 1 { "0,0,1,1" } else { "0,0,0,0" }
 }
 
 /// Waits until `holds`, and fails the test where that takes too long.
