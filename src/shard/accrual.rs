@@ -9,7 +9,7 @@
 //! The probe is the next request of any shard, and not of the one that ejected: that one may have
 //! no client left.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ struct Changes {
     probe_at_us: AtomicU64,
     /// How many endpoints balancers pick from.
     eligible: AtomicU32,
+    /// Attempts under way on all others, as counted last; for limits on endpoints alone.
+    elsewhere: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,9 @@ struct Decisions {
     backoff: EjectionBackoff,
     /// In the order of the plan.
     books: Vec<Book>,
+    /// Not the service's any more, for as long as somebody has an attempt there: should the address
+    /// come back, its limit counts them.
+    departed: Vec<Arc<EndpointState>>,
     out: usize,
     rng: Rng,
 }
@@ -103,12 +108,14 @@ impl Accrual {
                 number: AtomicU64::new(0),
                 probe_at_us: AtomicU64::new(NEVER_US),
                 eligible: AtomicU32::new(0),
+                elsewhere: AtomicU32::new(0),
             },
             decisions: Mutex::new(Decisions {
                 rule: Rule::None,
                 max_ejected_percent: 100,
                 backoff: EjectionBackoff { min: Duration::ZERO, max: Duration::ZERO },
                 books: Vec::new(),
+                departed: Vec::new(),
                 out: 0,
                 rng: Rng::new(seed),
             }),
@@ -126,6 +133,8 @@ impl Accrual {
         let rules = &service.failure_accrual;
         let rule = rule(&rules.accrual);
         let backoff = EjectionBackoff { min: rules.min_ejection, max: rules.max_ejection };
+        // Nothing is made or dropped under the lock, which shards may want.
+        let mut fresh = self.missing(wanted, make);
         let mut decisions = self.lock();
         let is_same = decisions.rule == rule && decisions.backoff == backoff;
         decisions.rule = rule;
@@ -135,11 +144,13 @@ impl Accrual {
         let mut old: HashMap<Address, Book> =
             old.map(|book| (book.endpoint.address.clone(), book)).collect();
         for (at, wanted) in (0..).zip(wanted) {
-            let mut book = old.remove(&wanted.address).unwrap_or_else(|| Book {
-                endpoint: Arc::new(make(&wanted.address)),
-                ejection: Ejection::new(backoff),
-                watch: rule.watch(),
-            });
+            let known = old.remove(&wanted.address);
+            let mut new = || fresh.remove(&wanted.address);
+            let Some(mut book) = known.or_else(|| new().map(|it| Book::new(it, rule, backoff)))
+            else {
+                debug_assert!(false, "what is not known was made");
+                continue;
+            };
             if !is_same {
                 book.ejection.set_backoff(backoff);
                 book.watch = rule.watch();
@@ -154,8 +165,37 @@ impl Accrual {
         }
         let is_out = |book: &&Book| book.ejection.state() != EjectionState::Alive;
         decisions.out = decisions.books.iter().filter(is_out).count();
+        let departed = old.into_values().map(|book| book.endpoint);
+        let mut departed: Vec<_> = decisions.departed.drain(..).chain(departed).collect();
+        departed.retain(|it| decisions.find(it).is_none());
+        decisions.departed = departed;
         self.publish(&decisions);
-        decisions.books.iter().map(|book| book.endpoint.clone()).collect()
+        let endpoints = decisions.books.iter().map(|book| book.endpoint.clone()).collect();
+        drop(decisions);
+        endpoints
+    }
+
+    /// The endpoints that are not known yet, or were and have gone.
+    fn missing(
+        &self,
+        wanted: &[Wanted],
+        make: impl Fn(&Address) -> EndpointState,
+    ) -> HashMap<Address, Arc<EndpointState>> {
+        let (known, departed) = {
+            let mut decisions = self.lock();
+            decisions.departed.retain(|it| Arc::strong_count(it) > 1);
+            let known = decisions.books.iter().map(|book| book.endpoint.clone());
+            (known.collect::<Vec<_>>(), decisions.departed.clone())
+        };
+        let known: HashSet<&Address> = known.iter().map(|it| &it.address).collect();
+        let departed: HashMap<&Address, &Arc<EndpointState>> =
+            departed.iter().map(|it| (&it.address, it)).collect();
+        let unknown = wanted.iter().map(|it| &it.address).filter(|it| !known.contains(it));
+        let make = |address: &Address| match departed.get(address) {
+            Some(before) => (*before).clone(),
+            None => Arc::new(make(address)),
+        };
+        unknown.map(|address| (address.clone(), make(address))).collect()
     }
 
     /// What there is to see now, if it is not what was `seen`.
@@ -172,8 +212,22 @@ impl Accrual {
 
     /// How many endpoints balancers pick from: those available, or all in service when most are
     /// out.
-    pub(super) fn eligible(&self) -> u32 {
+    fn eligible(&self) -> u32 {
         self.changes.eligible.load(Ordering::Relaxed)
+    }
+
+    /// How many requests may be under way with at most `most` on each endpoint: those that have an
+    /// attempt where nobody is sent any more take no place of the others.
+    pub(super) fn capacity(&self, most: u32) -> u32 {
+        let elsewhere = self.changes.elsewhere.load(Ordering::Relaxed);
+        most.saturating_mul(self.eligible()).saturating_add(elsewhere)
+    }
+
+    /// Counts anew what is under way on endpoints that nobody is sent to; the first shard does,
+    /// where endpoints have a limit.
+    pub(super) fn count_elsewhere(&self) {
+        let decisions = self.lock();
+        self.changes.elsewhere.store(decisions.elsewhere(), Ordering::Relaxed);
     }
 
     /// Consecutive failures are over.
@@ -224,19 +278,18 @@ impl Accrual {
         ejected
     }
 
-    /// The endpoint that the request which asks is to probe, if one is due; not `avoid`, and none
-    /// that is out for another reason too.
-    pub(super) fn try_probe(&self, avoid: Option<&EndpointState>) -> Option<Arc<EndpointState>> {
+    /// The endpoint that the request which asks is to probe: one that is due, that is out for its
+    /// failures alone, and that `takes` it.
+    pub(super) fn try_probe(&self, mut takes: impl FnMut(&EndpointState) -> bool) {
         let now = self.started.elapsed();
         let mut decisions = self.lock();
-        let found = decisions.books.iter_mut().find_map(|book| {
-            let endpoint = &book.endpoint;
-            let is_avoided = avoid.is_some_and(|it| std::ptr::eq(it, &**endpoint));
-            let may = !is_avoided && endpoint.may_be_probed();
-            (may && book.ejection.try_probe(now)).then(|| endpoint.clone())
-        })?;
-        self.publish(&decisions);
-        Some(found)
+        let found = decisions.books.iter_mut().any(|Book { endpoint, ejection, .. }| {
+            let may = endpoint.may_be_probed() && ejection.is_due(now);
+            may && takes(endpoint) && ejection.try_probe(now)
+        });
+        if found {
+            self.publish(&decisions);
+        }
     }
 
     /// A probe is over. For how long the endpoint was out, where that is over too.
@@ -246,8 +299,10 @@ impl Accrual {
         let at = decisions.find(endpoint)?;
         let Decisions { books, out, rng, rule, .. } = &mut *decisions;
         let Book { ejection, watch, .. } = &mut books[at];
-        // An address that went and came back is another endpoint, so this one has a probe out.
-        debug_assert_eq!(ejection.state(), EjectionState::Probing, "who probes reports once");
+        if ejection.state() != EjectionState::Probing {
+            // Its address went and came back meanwhile, and has a book of its own.
+            return None;
+        }
         let lasted = ejection.out_for(now);
         let revived = ejection.report(report, now, rng) == EjectionState::Alive;
         if revived {
@@ -303,6 +358,7 @@ impl Accrual {
         // The balancer's own rule (`policy::balance`).
         let eligible = if 2 * out > available + out { available + out } else { available };
         self.changes.eligible.store(eligible, Ordering::Relaxed);
+        self.changes.elsewhere.store(decisions.elsewhere(), Ordering::Relaxed);
         self.changes.probe_at_us.store(probe_at_us, Ordering::Relaxed);
         // Who sees the number sees what was stored before it.
         self.changes.number.fetch_add(1, Ordering::Release);
@@ -314,7 +370,29 @@ impl Accrual {
     }
 }
 
+impl Book {
+    fn new(endpoint: Arc<EndpointState>, rule: Rule, backoff: EjectionBackoff) -> Book {
+        Book { endpoint, ejection: Ejection::new(backoff), watch: rule.watch() }
+    }
+}
+
 impl Decisions {
+    /// Attempts under way on endpoints that balancers do not pick from.
+    fn elsewhere(&self) -> u32 {
+        let is_in = |shown: Shown| shown != Shown::Draining;
+        let states = || self.books.iter().map(|book| &book.endpoint);
+        let in_service = states().filter(|it| is_in(it.shown())).count();
+        let available = states().filter(|it| it.shown() == Shown::Available).count();
+        let most_are_out = 2 * (in_service - available) > in_service;
+        let is_picked = |it: &&Arc<EndpointState>| match it.shown() {
+            Shown::Available => true,
+            Shown::Draining => false,
+            Shown::Ejected | Shown::Probing | Shown::Unhealthy => most_are_out,
+        };
+        let out = states().filter(|it| !is_picked(it)).chain(&self.departed);
+        out.map(|it| it.running.count()).sum()
+    }
+
     /// Where an endpoint's book is. `None`: it is the service's no more.
     fn find(&self, endpoint: &EndpointState) -> Option<usize> {
         let at = endpoint.at.load(Ordering::Relaxed) as usize;
@@ -324,6 +402,11 @@ impl Decisions {
 }
 
 impl Seen {
+    /// The same, with the next probe at another time.
+    pub(super) fn with_probe_at(self, probe_at: Duration) -> Seen {
+        Seen { probe_at, ..self }
+    }
+
     /// As it is before anything has changed.
     pub(super) const NOTHING: Seen = Seen { number: 0, probe_at: Duration::MAX };
 }

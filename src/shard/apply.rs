@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{Context, Drain, Router, Server, Target};
@@ -23,15 +24,26 @@ const RETIREMENT: Duration = Duration::from_secs(60);
 
 impl Context {
     pub(super) fn apply(&self, plan: &Plan) {
-        let upstreams = self.apply_services(plan);
+        let before = self.config.replace(Some(plan.config.clone()));
+        let is_same = before.is_some_and(|before| Arc::ptr_eq(&before, &plan.config));
+        let (upstreams, changed) = self.apply_services(plan);
         if let (Some(reporter), Some(layout)) = (&self.reporter, &plan.layout) {
             reporter.apply(layout);
         }
-        self.apply_targets(plan, &upstreams);
+        self.apply_targets(plan, &upstreams, |at| !is_same || changed[at]);
+        if !is_same {
+            self.apply_routers(plan, &upstreams);
+        }
+        self.upstreams.replace(upstreams);
+        self.forget_retired();
+        self.plan_applied();
+    }
+
+    fn apply_routers(&self, plan: &Plan, upstreams: &Rc<[Rc<Upstream>]>) {
         let mut servers = plan.servers.iter();
         let mut configured = Vec::new();
         for router in &plan.config.routers {
-            let shared = Rc::new(self.router(router, &upstreams));
+            let shared = Rc::new(self.router(router, upstreams));
             for server in servers.by_ref().take(router.servers.len()) {
                 configured.push(server.number);
                 self.open_server(server, &router.label, &shared, plan);
@@ -39,24 +51,24 @@ impl Context {
         }
         let drain = Drain::new(self.ring.now(), Duration::ZERO, plan.config.runtime.drain);
         self.close_servers(&configured, drain);
-        self.upstreams.replace(upstreams);
-        self.forget_retired();
-        self.plan_applied();
     }
 
-    fn apply_services(&self, plan: &Plan) -> Rc<[Rc<Upstream>]> {
+    /// All services, and for each whether it is not quite as it was.
+    fn apply_services(&self, plan: &Plan) -> (Rc<[Rc<Upstream>]>, Vec<bool>) {
         let before = self.upstreams.borrow().clone();
         let is_start = before.is_empty();
         let mut old: HashMap<u32, Rc<Upstream>> =
             before.iter().map(|it| (it.number(), it.clone())).collect();
         let now = self.clock();
+        let mut changed = Vec::new();
         let services = plan.config.services.iter().zip(&plan.services).enumerate();
         let upstreams = services.map(|(index, (service, plan))| {
             let known = old.remove(&plan.number());
             let upstream = known.unwrap_or_else(|| {
                 Rc::new(Upstream::new(service, plan, self.number, &self.peers, &self.ring))
             });
-            upstream.apply(index, service, plan, self.peers.len(), (!is_start, now));
+            let shards = self.peers.len();
+            changed.push(upstream.apply(index, service, plan, shards, (!is_start, now)));
             upstream
         });
         let upstreams = upstreams.collect();
@@ -65,25 +77,33 @@ impl Context {
             upstream.retire();
             retired.push((upstream, self.ring.now()));
         }
-        upstreams
+        (upstreams, changed)
     }
 
     /// Brings the ids of services and endpoints up to date, in place: who counts has them already.
-    fn apply_targets(&self, plan: &Plan, upstreams: &[Rc<Upstream>]) {
+    /// `is_new`: of the service at an index something has changed.
+    fn apply_targets(
+        &self,
+        plan: &Plan,
+        upstreams: &[Rc<Upstream>],
+        is_new: impl Fn(usize) -> bool,
+    ) {
         let Some(layout) = &plan.layout else { return };
         let mut targets = self.targets.borrow_mut();
-        for target in targets.values() {
-            target.endpoints.borrow_mut().clear();
-        }
-        for (upstream, facts) in upstreams.iter().zip(&layout.services) {
+        let services = upstreams.iter().zip(&layout.services).enumerate();
+        for (_, (upstream, facts)) in services.filter(|(at, _)| is_new(*at)) {
             for router in &facts.routers {
                 let name = TargetName { router: router.clone(), service: facts.name.clone() };
                 let Some(ids) = layout.target_ids(&name) else { continue };
-                let target = targets.entry(name).or_insert_with(|| Rc::new(Target::new(ids.id)));
-                if target.id != ids.id {
-                    *target = Rc::new(Target::new(ids.id));
+                let new = || Rc::new(Target::new(ids.id, upstream.number()));
+                let target = targets.entry(name).or_insert_with(new);
+                if (target.id, target.service) != (ids.id, upstream.number()) {
+                    // What is still under way there is counted for no endpoint from now on.
+                    target.endpoints.borrow_mut().clear();
+                    *target = new();
                 }
                 let mut endpoints = target.endpoints.borrow_mut();
+                endpoints.clear();
                 for (slot, id) in upstream.slots().iter().zip(&ids.endpoints) {
                     let slots = endpoints.len().max(slot + 1);
                     endpoints.resize(slots, NO_ENDPOINT);
@@ -91,9 +111,12 @@ impl Context {
                 }
             }
         }
-        // Those that are configured no more and that nobody counts for.
         targets.retain(|name, target| {
-            layout.target_ids(name).is_some() || Rc::strong_count(target) > 1
+            let is_known = layout.target_ids(name).is_some();
+            if !is_known {
+                target.endpoints.borrow_mut().clear();
+            }
+            is_known
         });
     }
 
@@ -147,8 +170,7 @@ impl Context {
         let mut closes = false;
         for (number, server) in servers.iter() {
             if !configured.contains(number) {
-                closes = true;
-                server.close(drain);
+                closes |= server.close(drain);
             }
         }
         // Its listener and each of its connections hold a server.

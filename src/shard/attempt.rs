@@ -167,7 +167,7 @@ impl Exchange {
                     let class = self.policy.retries.classify(self.rules.method, outcome);
                     let is_failure = class != Class::Success;
                     attempt.load.answered(now);
-                    attempt.load.judge(!is_failure, link.context);
+                    attempt.load.head_came(!is_failure, link.context);
                     self.ledger.answered(now, Answer { status, whole, is_failure });
                     attempt.endpoint.answered(whole);
                     self.rules.response_begun(persistent);

@@ -12,7 +12,7 @@ use super::leftovers::Leftovers;
 use super::peers::Peers;
 use super::report::{Reporter, Reporting};
 use super::upstream::Upstream;
-use crate::config::{ClientTimeouts, ShardSettings};
+use crate::config::{ClientTimeouts, Config, ShardSettings};
 use crate::http::ForwardRules;
 use crate::policy::{Rng, RouteTable};
 use crate::ring::Ring;
@@ -36,13 +36,15 @@ pub(super) struct Router {
 /// A service as one router's requests are counted, for as long as both are configured.
 pub(super) struct Target {
     pub(super) id: u32,
+    /// The number of the service whose slots these are.
+    pub(super) service: u32,
     /// By the endpoint's slot in its service.
     pub(super) endpoints: RefCell<Vec<u32>>,
 }
 
 impl Target {
-    pub(super) fn new(id: u32) -> Target {
-        Target { id, endpoints: RefCell::default() }
+    pub(super) fn new(id: u32, service: u32) -> Target {
+        Target { id, service, endpoints: RefCell::default() }
     }
 
     /// What the endpoint in a slot is counted as.
@@ -73,11 +75,14 @@ impl Server {
         self.closing.set(None);
     }
 
-    /// It is configured no more: it is drained by itself.
-    pub(super) fn close(&self, drain: Drain) {
-        if self.closing.get().is_none() {
+    /// It is configured no more: it is drained by itself, and what is on its way there may take as
+    /// long as it takes. Whether that is new.
+    pub(super) fn close(&self, drain: Drain) -> bool {
+        let is_new = self.closing.get().is_none();
+        if is_new {
             self.closing.set(Some(drain));
         }
+        is_new
     }
 
     /// Its own drain.
@@ -138,6 +143,8 @@ pub(super) struct Context {
     /// Not configured any more, with what they still do, since when.
     pub(super) retired: RefCell<Vec<(Rc<Upstream>, Duration)>>,
     pub(super) targets: RefCell<HashMap<TargetName, Rc<Target>>>,
+    /// That was applied last.
+    pub(super) config: RefCell<Option<Arc<Config>>>,
     pub(super) rng: RefCell<Rng>,
     /// Answers that nobody wants.
     pub(super) leftovers: Leftovers,
@@ -179,6 +186,7 @@ impl Context {
             upstreams: RefCell::new(Rc::new([])),
             retired: RefCell::default(),
             targets: RefCell::default(),
+            config: RefCell::default(),
             rng: RefCell::new(Rng::new(seed_of(number))),
             leftovers: Leftovers::default(),
             started,

@@ -34,6 +34,8 @@ use crate::telemetry::record;
 
 /// What of later requests is read while an earlier one is under way.
 const MAX_PIPELINED_BYTES: usize = 16 << 10;
+/// How often a request that found every endpoint full looks again.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// No deadline.
 pub(super) const NEVER: Duration = Duration::MAX;
 
@@ -87,10 +89,11 @@ pub(super) struct Exchange {
     pub(super) upstream: Rc<Upstream>,
     /// The service's, as they were when the request came.
     pub(super) policy: Rc<Rules>,
-    /// Of the service's limit; held for as long as the exchange lasts.
-    pub(super) place: Place,
     pub(super) ledger: Ledger,
     pub(super) attempt: Option<Attempt>,
+    /// Of the service's limit; held for as long as the exchange lasts, and dropped after the attempt:
+    /// who gets it next is to find an endpoint with room.
+    pub(super) place: Place,
     /// The head as it goes out, what of the body came with it, and what is kept of the rest.
     copy: Copy,
     /// The request is of a kind that may be sent again after a part of its body was.
@@ -118,6 +121,8 @@ pub(super) struct Exchange {
     delays: Delays,
     /// The next attempt is not to begin before that; zero: at once.
     pub(super) retry_at: Duration,
+    /// Until when it waits for an endpoint with room; set by the first wait.
+    room_until: Duration,
     pub(super) phase: Phase,
     pub(super) deadline: Duration,
     pub(super) request_deadline: Duration,
@@ -168,6 +173,7 @@ impl Exchange {
             retries: 0,
             delays: policy.retries.delays(),
             retry_at: Duration::ZERO,
+            room_until: NEVER,
             phase: Phase::New,
             deadline: NEVER,
             request_deadline,
@@ -292,8 +298,7 @@ impl Exchange {
         let pick = match self.upstream.pick(&ask, &self.policy, context) {
             Ok(pick) => pick,
             Err(NoPick::NoEndpoint) => return Look::Failed(Reason::NoEndpoint),
-            // Endpoints have gone since it got its place.
-            Err(NoPick::AllFull) => return Look::Failed(Reason::Overloaded),
+            Err(NoPick::AllFull) => return self.await_room(link),
         };
         let slot = pick.endpoint.slot;
         if pick.is_probe {
@@ -305,6 +310,7 @@ impl Exchange {
         self.phase = Phase::New;
         self.taken_bytes = [0; 2];
         self.retry_at = Duration::ZERO;
+        self.room_until = NEVER;
         let fresh = std::mem::replace(&mut self.fresh, false);
         self.upstream.count(context, |counts| counts.picks += 1);
         self.ledger.attempt_begun(context, slot, self.next, now);
@@ -324,6 +330,18 @@ impl Exchange {
                 Look::Failed(Reason::ConnectFailed)
             }
         }
+    }
+
+    /// Endpoints have gone since the request got its place, and the rest is full: it waits for as
+    /// long as it would have in the queue.
+    fn await_room(&mut self, link: &Link<'_>) -> Look {
+        let now = link.context.ring.now();
+        self.room_until = self.room_until.min(now + self.policy.queue_timeout);
+        if now >= self.room_until {
+            return Look::Failed(Reason::Overloaded);
+        }
+        self.retry_at = now + LOOK_FOR_ROOM;
+        Look::Wait
     }
 
     fn connect(&mut self, link: &Link<'_>) -> Look {
@@ -431,6 +449,9 @@ impl Exchange {
     fn finish(&mut self, link: &Link<'_>) -> Look {
         self.rules.response_ended();
         self.ledger.attempt_ended(link.context, None, self.moved());
+        if let Some(attempt) = &mut self.attempt {
+            attempt.load.ended(link.context);
+        }
         if let Some(Attempt { endpoint, transport, meter, .. }) = self.attempt.take()
             && self.rules.may_reuse_upstream()
             && !self.half_closed

@@ -216,8 +216,7 @@ impl Gate {
 
     fn rule(&self) -> ConcurrencyLimit {
         let Bounds { max_concurrent, per_endpoint, max_queue } = self.bounds.get();
-        let by_endpoints =
-            per_endpoint.map(|most| most.saturating_mul(self.shared.accrual.eligible()));
+        let by_endpoints = per_endpoint.map(|most| self.shared.accrual.capacity(most));
         let max_concurrent =
             max_concurrent.unwrap_or(u32::MAX).min(by_endpoints.unwrap_or(u32::MAX));
         ConcurrencyLimit { max_concurrent, max_queue }

@@ -20,13 +20,15 @@ const MAX_REFUSALS: usize = 1024;
 /// How long accepting pauses when the process has run out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) async fn accept(context: Rc<Context>, number: u32, socket: OwnedFd, hold: Hold) {
+pub(super) async fn accept(
+    context: Rc<Context>,
+    number: u32,
+    server: Rc<Server>,
+    socket: OwnedFd,
+    hold: Hold,
+) {
     let _hold = hold;
     let waker = ring::current_waker().await;
-    let Some(server) = context.servers.borrow().get(&number).cloned() else {
-        debug_assert!(false, "servers come before their sockets");
-        return;
-    };
     let timer = context.ring.timer(waker.clone());
     let listener = Listener::new(&context.ring, socket, waker);
     let mut paused = false;

@@ -17,6 +17,8 @@ pub(super) struct Load {
     has_entered: bool,
     /// It has been called a failure.
     has_failed: bool,
+    /// It is a success once the rest of the answer has come.
+    may_succeed: bool,
     started: Duration,
     /// When the attempt was decided, and the latency that the balancer is told.
     outcome: Option<(Duration, Duration)>,
@@ -32,6 +34,7 @@ impl Load {
             is_probe,
             has_entered,
             has_failed: false,
+            may_succeed: false,
             started: now,
             outcome: None,
         }
@@ -48,6 +51,23 @@ impl Load {
         match std::mem::replace(&mut self.is_probe, false) {
             true => self.upstream.probed(&self.endpoint, success, context),
             false => self.upstream.judge(&self.endpoint, success, context),
+        }
+    }
+
+    /// The answer's head says so. A success is one only when the rest has come: else an endpoint
+    /// that breaks off each answer would never fail twice in a row. A probe does not wait for that,
+    /// which for a long download could take hours.
+    pub(super) fn head_came(&mut self, success: bool, context: &Context) {
+        match success && !self.is_probe {
+            true => self.may_succeed = true,
+            false => self.judge(success, context),
+        }
+    }
+
+    /// The answer has come whole.
+    pub(super) fn ended(&mut self, context: &Context) {
+        if std::mem::take(&mut self.may_succeed) {
+            self.judge(true, context);
         }
     }
 

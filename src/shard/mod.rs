@@ -69,7 +69,6 @@ pub struct Given {
     /// What times are since, on all shards alike.
     pub started: Instant,
     pub plan: Arc<Plan>,
-    pub listeners: Listeners,
     /// `None`: `telemetry: off`.
     pub reporting: Option<Reporting>,
 }
@@ -127,12 +126,11 @@ async fn run(
         spin: settings.spin,
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
-    let Given { started, plan, listeners, reporting } = given;
+    let Given { started, plan, reporting } = given;
     let context = Context::new(number, peers, ring.clone(), settings, started, reporting);
     let context = Rc::new(context);
     context.apply(&plan);
     drop(plan);
-    listen(&context, listeners);
     ring.spawn(keep_pools(context.clone()));
     ring.spawn(refresh_policies(context.clone()));
     ring.spawn(leftovers::read(context.clone()));
@@ -149,9 +147,14 @@ async fn run(
 }
 
 fn listen(context: &Rc<Context>, listeners: Listeners) {
-    for (socket, server) in listeners {
+    for (socket, number) in listeners {
+        let server = context.servers.borrow().get(&number).cloned();
+        let Some(server) = server else {
+            debug_assert!(false, "servers come before their sockets");
+            continue;
+        };
         let hold = context.hold(false);
-        context.ring.spawn(listener::accept(context.clone(), server, socket, hold));
+        context.ring.spawn(listener::accept(context.clone(), number, server, socket, hold));
     }
 }
 

@@ -96,6 +96,11 @@ impl SocketAddresses {
 }
 
 impl ServicePlan {
+    /// Whether it is the very same, endpoints and rules.
+    pub(super) fn is_same(&self, other: &ServicePlan) -> bool {
+        Arc::ptr_eq(&self.endpoints, &other.endpoints)
+    }
+
     /// The number by which messages name the service.
     pub(super) fn number(&self) -> u32 {
         self.shared.number

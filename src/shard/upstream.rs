@@ -37,6 +37,8 @@ const SMALL_ANSWERS: u8 = 4;
 /// How often an endpoint with room is drawn before all are looked at, which costs O(n): with most
 /// full, as many draws as in Finagle's `maxEffort`.
 const MAX_EFFORT: usize = 5;
+/// How soon a probe that is due and found no room is tried again.
+const PROBE_AGAIN: Duration = Duration::from_millis(10);
 
 /// An endpoint as this shard uses it. Held by attempts and their connections, so that none of these
 /// ever ends up with another endpoint, whatever comes and goes meanwhile.
@@ -100,6 +102,8 @@ pub(super) struct Upstream {
     /// The slots of those that are the service's, in the order of the plan.
     order: RefCell<Vec<usize>>,
     idle_count: Cell<usize>,
+    /// What it was made of.
+    applied: RefCell<Option<ServicePlan>>,
 }
 
 impl Upstream {
@@ -129,6 +133,7 @@ impl Upstream {
             endpoints: RefCell::default(),
             order: RefCell::default(),
             idle_count: Cell::new(0),
+            applied: RefCell::default(),
         }
     }
 
@@ -142,7 +147,8 @@ impl Upstream {
     }
 
     /// Takes over a plan. `index`: its place there. `is_new`: endpoints that come now may be cold;
-    /// at the start of the process none is called so. `now` by the process's clock.
+    /// at the start of the process none is called so. `now` by the process's clock. Whether anything
+    /// but the index is new.
     pub(super) fn apply(
         &self,
         index: usize,
@@ -150,8 +156,12 @@ impl Upstream {
         plan: &ServicePlan,
         shards: usize,
         (is_new, now): (bool, Duration),
-    ) {
+    ) -> bool {
         self.index.set(Some(index));
+        if self.applied.borrow().as_ref().is_some_and(|before| before.is_same(plan)) {
+            return false;
+        }
+        *self.applied.borrow_mut() = Some(plan.clone());
         let config = without_endpoints(service);
         if self.rules.borrow().config != config {
             let before = self.rules.borrow().clone();
@@ -172,6 +182,7 @@ impl Upstream {
             per_endpoint: service.limits.max_concurrent_per_endpoint,
             max_queue: service.limits.max_queue,
         });
+        true
     }
 
     fn replace_endpoints(&self, plan: &[EndpointPlan], is_new: bool, now: Duration) {
@@ -273,16 +284,22 @@ impl Upstream {
     /// The endpoint that is to be probed, if one is due that this shard knows and that has room.
     fn probe(&self, ask: &Ask, rules: &Rules) -> Option<Pick> {
         let endpoints = self.endpoints.borrow();
-        let avoid = ask.avoid.and_then(|slot| endpoints.get(slot)).map(|it| &*it.state);
-        let state = self.shared.accrual.try_probe(avoid)?;
-        let known = endpoints.iter().find(|it| Arc::ptr_eq(&it.state, &state) && !it.is_gone.get());
-        let has_room = || rules.max_per_endpoint.is_none_or(|max| state.running.enter(max));
-        let Some(endpoint) = known.filter(|_| has_room()) else {
-            self.shared.accrual.report(&state, Report::Lost);
-            return None;
-        };
+        let mut found = None;
+        self.shared.accrual.try_probe(|state| {
+            let is_it = |it: &&Rc<Endpoint>| std::ptr::eq(&*it.state, state) && !it.is_gone.get();
+            let known = endpoints.iter().find(is_it);
+            let known = known.filter(|it| Some(it.slot) != ask.avoid);
+            let has_room = || rules.max_per_endpoint.is_none_or(|max| state.running.enter(max));
+            found = known.filter(|_| has_room()).cloned();
+            found.is_some()
+        });
+        if found.is_none() {
+            // Not at every pick until there is room there: that would take the lock each time.
+            let seen = self.seen.get();
+            self.seen.set(seen.with_probe_at(ask.now + PROBE_AGAIN));
+        }
         let has_entered = rules.max_per_endpoint.is_some();
-        Some(Pick { endpoint: endpoint.clone(), is_probe: true, has_entered })
+        Some(Pick { endpoint: found?, is_probe: true, has_entered })
     }
 
     /// Brings the balancer up to date with what any shard has decided.
@@ -343,6 +360,9 @@ impl Upstream {
         self.gate.admit();
         self.look_at_accrual(context.clock());
         self.look_at_rates(context);
+        if context.number == 0 && self.rules.borrow().max_per_endpoint.is_some() {
+            self.shared.accrual.count_elsewhere();
+        }
         let (mut balancer, mut others) = (self.balancer.borrow_mut(), self.others.borrow_mut());
         let looks = balancer.needs_totals();
         if looks {

@@ -7,14 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::RunError;
 use super::discovery::{Discovery, Update};
 use super::listen::describe;
 use crate::admin;
-use crate::config::{Config, Service};
+use crate::config::{Config, Service, Telemetry};
 use crate::control::Event;
 use crate::telemetry::collect::Inlet;
 use crate::telemetry::exporters::Made;
@@ -28,7 +28,7 @@ const LAST_EXPORTS: Duration = Duration::from_millis(3_500);
 pub(super) struct ControlThread {
     admin: Option<SocketAddr>,
     /// Which services are discovered, and how.
-    discovered: watch::Sender<Wanted>,
+    discovered: mpsc::UnboundedSender<Wanted>,
     ends: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -47,7 +47,8 @@ impl ControlThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let (ends, ended) = oneshot::channel();
-        let (discovered, wanted) = watch::channel(wanted(config));
+        // Each in turn, not the newest alone: a service that goes and comes back is told anew.
+        let (discovered, wanted) = mpsc::unbounded_channel();
         let work = Work {
             listener,
             state,
@@ -61,7 +62,9 @@ impl ControlThread {
             .name("control".to_owned())
             .spawn(move || runtime.block_on(work.run(ended)))
             .map_err(failed)?;
-        Ok(ControlThread { admin, discovered, ends, thread })
+        let control = ControlThread { admin, discovered, ends, thread };
+        control.discover(config);
+        Ok(control)
     }
 
     /// Where admin came to listen.
@@ -71,7 +74,8 @@ impl ControlThread {
 
     /// Follows what a new configuration says of where endpoints are found.
     pub(super) fn discover(&self, config: &Config) {
-        self.discovered.send_replace(wanted(config));
+        // It may have died, and then the process with it.
+        let _ = self.discovered.send(wanted(config));
     }
 
     /// Merges what the shards have sent last, lets exporters send it, and ends.
@@ -88,7 +92,7 @@ pub(super) fn hub_of(config: &Config) -> Hub {
     let (max_series, series_ttl) = config
         .telemetry
         .as_ref()
-        .map_or((0, Duration::ZERO), |telemetry| (telemetry.max_series, telemetry.series_ttl));
+        .map_or((0, Duration::ZERO), |telemetry| (telemetry.max_series, series_ttl(telemetry)));
     Hub::new(Merger::new(&cores, max_series, series_ttl, Instant::now()))
 }
 
@@ -103,6 +107,11 @@ fn bind(config: &Config) -> Result<Option<TcpListener>, RunError> {
     let listener = TcpListener::bind(wanted).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(Some(listener))
+}
+
+/// How long series stay. At least as long as what was counted for them may be on the way.
+pub(super) fn series_ttl(telemetry: &Telemetry) -> Duration {
+    telemetry.series_ttl.max(3 * telemetry.flush_interval)
 }
 
 /// Services whose endpoints are not configured, and where they are found.
@@ -120,7 +129,7 @@ struct Work {
     collector: Option<(Inlet, Hub)>,
     flush_interval: Option<Duration>,
     exporters: Vec<Made>,
-    wanted: watch::Receiver<Wanted>,
+    wanted: mpsc::UnboundedReceiver<Wanted>,
     events: Sender<Event>,
 }
 
@@ -159,17 +168,13 @@ impl Work {
 }
 
 /// Follows whatever is wanted, and tells the supervisor.
-async fn discover(mut wanted: watch::Receiver<Wanted>, events: Sender<Event>) {
+async fn discover(mut wanted: mpsc::UnboundedReceiver<Wanted>, events: Sender<Event>) {
     let mut discovery = Discovery::new(move |Update { service, endpoints }| {
         // Nobody listens only once the process is ending.
         let _ = events.send(Event::Discovered { service, endpoints });
     });
-    loop {
-        let now = wanted.borrow_and_update().clone();
-        discovery.apply(now);
-        if wanted.changed().await.is_err() {
-            return;
-        }
+    while let Some(wanted) = wanted.recv().await {
+        discovery.apply(wanted);
     }
 }
 

@@ -84,6 +84,16 @@ impl Listening {
     /// another process of the same user has, and take half of its connections: it must be free
     /// without.
     fn free(&self, wanted: SocketAddr) -> io::Result<SocketAddr> {
+        // One of both is for all addresses, so ours would be in the way of itself. The kernel gives
+        // connections to the socket that says more of where it listens.
+        let overlaps = |(_, server): &(SocketAddr, ServerPlan)| {
+            let it = server.address;
+            let is_any = it.ip().is_unspecified() || wanted.ip().is_unspecified();
+            it.port() == wanted.port() && it.is_ipv4() == wanted.is_ipv4() && is_any
+        };
+        if wanted.port() != 0 && self.servers.iter().any(overlaps) {
+            return Ok(wanted);
+        }
         let freed = self.freed.iter().find(|(address, _)| *address == wanted);
         let until = freed.map(|(_, since)| *since + FREED_WITHIN);
         loop {

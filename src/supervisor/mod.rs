@@ -41,6 +41,8 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// How long to wait before a full mailbox is tried again.
 const FULL_MAILBOX: Duration = Duration::from_millis(2);
+/// And how often: half a minute.
+const FULL_TRIES: u32 = 15_000;
 
 /// What the caller knows and the configuration does not say.
 pub struct Options {
@@ -87,12 +89,8 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let state = admin::State::new(info, current);
     let control =
         ControlThread::start(&config, state.clone(), collector, options.exporters, events.clone())?;
-    let given = sockets.into_iter().zip(reporting).map(|(listeners, reporting)| Given {
-        started,
-        plan: plan.clone(),
-        listeners,
-        reporting,
-    });
+    let given =
+        reporting.into_iter().map(|reporting| Given { started, plan: plan.clone(), reporting });
     let (commands, shards) = start_shards(&config, given.collect(), &events)?;
     let later = await_ready(&inbox, shards.len())?;
     drop(plan);
@@ -108,6 +106,10 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         later,
     };
     reign.begin()?;
+    // Until here the kernel keeps connections waiting: requests find all that they need.
+    for (number, (shard, sockets)) in commands.iter().zip(sockets).enumerate() {
+        send(number, shard, Command::Listen(sockets))?;
+    }
     state.set_ready(true);
     let cores: Vec<usize> = config.runtime.shards.iter().map(|shard| shard.core).collect();
     tracing::info!(
@@ -118,9 +120,9 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         "ringlane is ready"
     );
     reign.last()?;
-    let config = reign.planner.config().clone();
+    let Reign { planner, later, .. } = reign;
     state.set_ready(false);
-    match drain(&inbox, &commands, &config)? {
+    match drain(&inbox, later, &commands, planner.config())? {
         Drained::Everybody => {
             for shard in shards {
                 shard.join().map_err(RunError)?;
@@ -252,6 +254,7 @@ enum Drained {
 
 fn drain(
     inbox: &Receiver<Event>,
+    mut later: VecDeque<Event>,
     shards: &[Commands],
     config: &Config,
 ) -> Result<Drained, RunError> {
@@ -259,11 +262,15 @@ fn drain(
     tracing::info!(grace_ms = grace.as_millis(), drain_ms = drain.as_millis(), "draining");
     let ends = Instant::now() + grace + drain + LAST_WORDS;
     for (number, shard) in shards.iter().enumerate() {
-        send(number, shard, Command::Drain { grace, drain }, ends)?;
+        send(number, shard, Command::Drain { grace, drain })?;
     }
     let mut left = shards.len();
     while left > 0 {
-        match inbox.recv_timeout(ends.saturating_duration_since(Instant::now())) {
+        let next = match later.pop_front() {
+            Some(event) => Ok(event),
+            None => inbox.recv_timeout(ends.saturating_duration_since(Instant::now())),
+        };
+        match next {
             Ok(Event::ShardDone { .. }) => left -= 1,
             Ok(Event::ShardFailed { shard, why }) => {
                 return Err(RunError(format!("shard {shard} has died: {why}")));
@@ -283,19 +290,15 @@ fn drain(
 }
 
 /// Puts a command into a shard's mailbox. A shard that is busy with what others hand over to it
-/// takes it a moment later, but by `until`.
-fn send(
-    number: usize,
-    shard: &Commands,
-    mut command: Command,
-    until: Instant,
-) -> Result<(), RunError> {
-    while let Err(MailboxFull(refused)) = shard.send(command) {
-        if Instant::now() >= until {
-            return Err(RunError(format!("shard {number} does not take commands any more")));
+/// takes it a moment later.
+fn send(number: usize, shard: &Commands, mut command: Command) -> Result<(), RunError> {
+    // Counted, not timed: a process that was stopped for a while goes on where it was.
+    for _ in 0..FULL_TRIES {
+        match shard.send(command) {
+            Ok(()) => return Ok(()),
+            Err(MailboxFull(refused)) => command = refused,
         }
-        command = refused;
         thread::sleep(FULL_MAILBOX);
     }
-    Ok(())
+    Err(RunError(format!("shard {number} does not take commands any more")))
 }

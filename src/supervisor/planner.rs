@@ -3,14 +3,15 @@
 //! Whatever may fail is done while a plan is made, and what is made is kept apart until nothing can
 //! fail any more; so a configuration is taken over whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::RunError;
-use crate::config::{Config, Endpoint};
+use super::control::series_ttl;
+use crate::config::{Config, Endpoint, Service};
 use crate::control::EndpointChange;
 use crate::shard::{Plan, ServerPlan, ServicePlan, Shared, SocketAddresses, Wanted};
 use crate::telemetry::layout::{Layout, Occupied, Registry, ServerName, ServiceFacts, Topology};
@@ -32,6 +33,16 @@ pub(super) struct Planner {
     discovered: HashMap<String, Vec<Endpoint>>,
     /// What the operator said at run time, by service and address; it outlives reloads.
     overrides: HashMap<(String, String), Override>,
+    /// What became of each service last, by name.
+    made: HashMap<String, Made>,
+    last_layout: Option<(Topology, Arc<Layout>)>,
+}
+
+/// A service's part of a plan, and what it was made of.
+struct Made {
+    service: Service,
+    wanted: Vec<Wanted>,
+    plan: ServicePlan,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +54,7 @@ struct Override {
 impl Planner {
     pub(super) fn new(config: Arc<Config>, started: Instant, servers: Vec<ServerPlan>) -> Planner {
         let registry =
-            config.telemetry.as_ref().map(|it| Registry::new(it.max_series, it.series_ttl));
+            config.telemetry.as_ref().map(|it| Registry::new(it.max_series, series_ttl(it)));
         Planner {
             config,
             started,
@@ -55,6 +66,8 @@ impl Planner {
             servers,
             discovered: HashMap::new(),
             overrides: HashMap::new(),
+            made: HashMap::new(),
+            last_layout: None,
         }
     }
 
@@ -67,33 +80,37 @@ impl Planner {
         self.servers.iter().map(|server| server.address).collect()
     }
 
-    /// Takes over another configuration, whose servers have been bound. `occupied`: what telemetry
-    /// still keeps. Nothing has changed where this fails.
+    /// Goes by another configuration, whose servers have been bound, from the next plan on. What it
+    /// went by before, should there be none.
     pub(super) fn adopt(
         &mut self,
         config: Arc<Config>,
         servers: Vec<ServerPlan>,
-        occupied: &Occupied,
-    ) -> Result<Arc<Plan>, RunError> {
+    ) -> (Arc<Config>, Vec<ServerPlan>) {
         let before = std::mem::replace(&mut self.config, config);
-        let servers_before = std::mem::replace(&mut self.servers, servers);
-        let plan = self.plan(occupied);
-        if plan.is_err() {
-            self.config = before;
-            self.servers = servers_before;
-        } else {
-            let Planner { config, services, discovered, .. } = self;
-            let is_configured =
-                |name: &String| config.services.iter().any(|service| service.name == *name);
-            services.retain(|name, _| is_configured(name));
-            discovered.retain(|name, _| is_configured(name));
+        let servers = std::mem::replace(&mut self.servers, servers);
+        for service in self.config.services.iter().filter(|it| it.discovery.is_some()) {
+            // One that had its endpoints in the configuration keeps them until others are found.
+            let is_it = |it: &&Service| it.name == service.name && it.discovery.is_none();
+            if let Some(it) = before.services.iter().find(is_it) {
+                self.discovered.insert(it.name.clone(), it.endpoints.clone());
+            }
         }
-        plan
+        (before, servers)
+    }
+
+    /// What is not configured any more need not be known.
+    pub(super) fn forget(&mut self) {
+        let Planner { config, services, discovered, made, .. } = self;
+        let find = |name: &String| config.services.iter().find(|it| it.name == *name);
+        services.retain(|name, _| find(name).is_some());
+        made.retain(|name, _| find(name).is_some());
+        discovered.retain(|name, _| find(name).is_some_and(|it| it.discovery.is_some()));
     }
 
     /// Endpoints that discovery has found. Whether they are another set than before.
     pub(super) fn discovered(&mut self, service: String, endpoints: Vec<Endpoint>) -> bool {
-        let is_wanted = |it: &crate::config::Service| it.name == service && it.discovery.is_some();
+        let is_wanted = |it: &Service| it.name == service && it.discovery.is_some();
         if !self.config.services.iter().any(is_wanted) {
             // What was on the way when it went from the configuration.
             return false;
@@ -103,10 +120,10 @@ impl Planner {
     }
 
     /// Services whose endpoints have not been found yet.
-    pub(super) fn undiscovered(&self) -> usize {
+    pub(super) fn undiscovered(&self) -> HashSet<String> {
         let services = self.config.services.iter();
-        let discovers = services.filter(|it| it.discovery.is_some());
-        discovers.filter(|it| !self.discovered.contains_key(&it.name)).count()
+        let names = services.filter(|it| it.discovery.is_some()).map(|it| &it.name);
+        names.filter(|name| !self.discovered.contains_key(*name)).cloned().collect()
     }
 
     /// Notes what the operator wants of an endpoint. The services that have it, or why not.
@@ -132,7 +149,8 @@ impl Planner {
         Ok(found)
     }
 
-    /// The next generation, of what is known now.
+    /// The next generation, of what is known now. `occupied`: what telemetry still keeps. Where this
+    /// fails, nothing has changed.
     pub(super) fn plan(&mut self, occupied: &Occupied) -> Result<Arc<Plan>, RunError> {
         let config = self.config.clone();
         let wanted: Vec<Vec<Wanted>> = config.services.iter().map(|it| self.wanted(it)).collect();
@@ -144,30 +162,52 @@ impl Planner {
         }
         let layout = self.layout(&wanted, occupied)?;
         // Nothing fails from here on.
-        let shards = config.runtime.shards.len();
-        let mut services = Vec::new();
-        let each = config.services.iter().zip(&wanted).zip(addresses);
-        for ((service, wanted), addresses) in each {
-            let shared = self.services.entry(service.name.clone()).or_insert_with(|| {
-                self.services_so_far += 1;
-                let number = self.services_so_far;
-                Arc::new(Shared::new(number, shards, self.started, self.seed))
-            });
-            services.push(ServicePlan::new(shared, service, wanted, addresses));
-        }
+        let each = config.services.iter().zip(wanted).zip(addresses);
+        let services =
+            each.map(|((service, wanted), addresses)| self.service(service, wanted, addresses));
+        let services = services.collect();
         self.generation += 1;
         let (generation, servers) = (self.generation, self.servers.clone());
         Ok(Arc::new(Plan { generation, config, servers, services, layout }))
     }
 
+    /// A service's part; the last one again where nothing about it is new.
+    fn service(
+        &mut self,
+        service: &Service,
+        wanted: Vec<Wanted>,
+        addresses: SocketAddresses,
+    ) -> ServicePlan {
+        let before = self.made.get(&service.name);
+        if let Some(before) = before.filter(|it| it.wanted == wanted && it.service == *service) {
+            return before.plan.clone();
+        }
+        let shards = self.config.runtime.shards.len();
+        let shared = self.services.entry(service.name.clone()).or_insert_with(|| {
+            self.services_so_far += 1;
+            Arc::new(Shared::new(self.services_so_far, shards, self.started, self.seed))
+        });
+        let plan = ServicePlan::new(shared, service, &wanted, addresses);
+        let made = Made { service: service.clone(), wanted, plan: plan.clone() };
+        self.made.insert(service.name.clone(), made);
+        plan
+    }
+
+    /// The ids of the next generation; those of the last one where all names are the same.
     fn layout(
         &mut self,
         wanted: &[Vec<Wanted>],
         occupied: &Occupied,
     ) -> Result<Option<Arc<Layout>>, RunError> {
-        let topology = topology(&self.config, &self.servers, wanted);
         let Some(registry) = &mut self.registry else { return Ok(None) };
-        let layout = registry.apply(&topology, Instant::now(), occupied);
+        let topology = topology(&self.config, &self.servers, wanted);
+        if let Some((before, layout)) = &self.last_layout
+            && *before == topology
+        {
+            return Ok(Some(layout.clone()));
+        }
+        let mut next = registry.clone();
+        let layout = next.apply(&topology, Instant::now(), occupied);
         if layout.series_count() > Series::MAX as usize {
             let (count, most) = (layout.series_count(), Series::MAX);
             return Err(RunError(format!(
@@ -175,11 +215,13 @@ impl Planner {
                  telemetry.max_series makes fewer"
             )));
         }
+        *registry = next;
+        self.last_layout = Some((topology, layout.clone()));
         Ok(Some(layout))
     }
 
     /// A service's endpoints, configured or discovered.
-    fn endpoints<'a>(&'a self, service: &'a crate::config::Service) -> &'a [Endpoint] {
+    fn endpoints<'a>(&'a self, service: &'a Service) -> &'a [Endpoint] {
         match service.discovery {
             None => &service.endpoints,
             Some(_) => self.discovered.get(&service.name).map_or(&[], Vec::as_slice),
@@ -187,7 +229,7 @@ impl Planner {
     }
 
     /// The same, as the operator has set them.
-    fn wanted(&self, service: &crate::config::Service) -> Vec<Wanted> {
+    fn wanted(&self, service: &Service) -> Vec<Wanted> {
         let wanted = self.endpoints(service).iter().map(|endpoint| {
             let key = (service.name.clone(), endpoint.address.to_string());
             let set = self.overrides.get(&key).copied().unwrap_or_default();

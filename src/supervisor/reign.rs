@@ -3,7 +3,7 @@
 //! Each change becomes a plan that every shard applies. The next waits until all have: so no shard
 //! is ever more than one generation behind, and an operator's answer says that it is done.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,9 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a start waits for the first answers of discovery, as Envoy's `initial_fetch_timeout`
 /// does, though a proxy on the same machine can be quicker.
 const FIRST_DISCOVERY: Duration = Duration::from_secs(5);
+
+/// How long endpoints that are found are gathered before a plan is made of them.
+const GATHER: Duration = Duration::from_millis(50);
 
 pub(super) struct Reign<'a> {
     pub(super) inbox: &'a Receiver<Event>,
@@ -56,8 +59,9 @@ impl Reign<'_> {
                 Ok(Event::SetEndpoint { change, done }) => self.set_endpoint(&change, done)?,
                 Ok(Event::Discovered { service, endpoints }) => {
                     let is_new = self.planner.discovered(service, endpoints);
-                    if self.take_discovered() | is_new {
-                        self.apply_changes()?;
+                    if self.gather_discovered() | is_new {
+                        // Why not stands in the log.
+                        let _ = self.apply_changes()?;
                     }
                 }
                 Ok(Event::Signal(_) | Event::Shutdown | Event::Drain) => return Ok(()),
@@ -72,15 +76,17 @@ impl Reign<'_> {
 
     /// Waits for the endpoints that are to be discovered before the first request comes.
     pub(super) fn begin(&mut self) -> Result<(), RunError> {
-        if self.await_endpoints()? { self.apply_changes() } else { Ok(()) }
+        if self.await_endpoints(&HashSet::new())? { self.apply_changes().map(drop) } else { Ok(()) }
     }
 
-    /// Waits until all services have their endpoints, but not for long: a name server that is down
-    /// must not keep other services from being served. Whether some came.
-    fn await_endpoints(&mut self) -> Result<bool, RunError> {
+    /// Waits until all services but for those `without` have their endpoints, but not for long: a
+    /// name server that is down must not keep other services from being served. Whether some came.
+    fn await_endpoints(&mut self, without: &HashSet<String>) -> Result<bool, RunError> {
         let until = Instant::now() + FIRST_DISCOVERY;
         let mut is_new = self.take_discovered();
-        while self.planner.undiscovered() > 0 && !self.later.iter().any(ends_reign) {
+        while self.planner.undiscovered().difference(without).next().is_some()
+            && !self.later.iter().any(ends_reign)
+        {
             match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Discovered { service, endpoints }) => {
                     is_new |= self.planner.discovered(service, endpoints);
@@ -93,6 +99,19 @@ impl Reign<'_> {
             }
         }
         Ok(is_new)
+    }
+
+    /// Waits a moment for more of them, since each plan costs every shard something.
+    fn gather_discovered(&mut self) -> bool {
+        let until = Instant::now() + GATHER;
+        let mut is_new = false;
+        loop {
+            is_new |= self.take_discovered();
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.later.push_back(event),
+                Err(_) => return is_new,
+            }
+        }
     }
 
     /// Notes all endpoints that have been found meanwhile, the latest last.
@@ -113,15 +132,16 @@ impl Reign<'_> {
     /// Reads the configuration and takes it over, whole or not at all.
     fn reload(&mut self, done: Done) -> Result<(), RunError> {
         let begun = Instant::now();
-        match self.prepare() {
+        // One for all that came so far: none of them knew another file.
+        self.later.extend(self.inbox.try_iter());
+        self.later.retain(|event| !matches!(event, Event::Signal(SIGHUP)));
+        match self.prepare()? {
             Ok((plan, sockets)) => {
-                // A service that is new has its endpoints before it is asked for them.
-                let plan = if self.await_endpoints()? { self.replan(plan) } else { plan };
                 self.apply(&plan)?;
-                let until = Instant::now() + APPLIED_WITHIN;
+                self.listening.keep(&plan.config, &plan.servers);
                 for (number, (shard, sockets)) in self.commands.iter().zip(sockets).enumerate() {
                     if !sockets.is_empty() {
-                        send(number, shard, Command::Listen(sockets), until)?;
+                        send(number, shard, Command::Listen(sockets))?;
                     }
                 }
                 let config = &plan.config;
@@ -144,54 +164,63 @@ impl Reign<'_> {
     }
 
     /// All of a reload that may fail.
-    fn prepare(&mut self) -> Result<(Arc<Plan>, Vec<Listeners>), String> {
-        let config = (self.reread)()?;
-        restart::check(self.planner.config(), &config)?;
-        let Bound { servers, sockets } =
-            self.listening.bind(&config).map_err(|why| why.to_string())?;
-        let config = Arc::new(config);
-        let occupied = self.occupied();
-        let plan = self.planner.adopt(config.clone(), servers.clone(), &occupied);
-        let plan = plan.map_err(|why| why.to_string())?;
-        self.listening.keep(&config, &servers);
+    fn prepare(&mut self) -> Result<Result<(Arc<Plan>, Vec<Listeners>), String>, RunError> {
+        let bound = (self.reread)().and_then(|config| {
+            restart::check(self.planner.config(), &config)?;
+            let bound = self.listening.bind(&config).map_err(|why| why.to_string())?;
+            Ok((Arc::new(config), bound))
+        });
+        let (config, Bound { servers, sockets }) = match bound {
+            Ok(bound) => bound,
+            Err(why) => return Ok(Err(why)),
+        };
+        let undiscovered = self.planner.undiscovered();
+        let (before, servers_before) = self.planner.adopt(config.clone(), servers);
         self.control.discover(&config);
-        let listeners = self.planner.addresses();
-        self.state.set_current(admin::Current { config, listeners });
-        Ok((plan, sockets))
+        // A service that is new has its endpoints before it is asked for them.
+        self.await_endpoints(&undiscovered)?;
+        let occupied = self.occupied();
+        match self.planner.plan(&occupied) {
+            Ok(plan) => {
+                self.planner.forget();
+                let listeners = self.planner.addresses();
+                self.state.set_current(admin::Current { config, listeners });
+                Ok(Ok((plan, sockets)))
+            }
+            Err(why) => {
+                self.control.discover(&before);
+                self.planner.adopt(before, servers_before);
+                self.planner.forget();
+                Ok(Err(why.to_string()))
+            }
+        }
     }
 
     fn set_endpoint(&mut self, change: &EndpointChange, done: Done) -> Result<(), RunError> {
         match self.planner.set_endpoint(change) {
-            Ok(services) => {
-                self.apply_changes()?;
-                let text = format!("{} in {}: done", change.address, services.join(", "));
-                tracing::info!(?change, "{text}");
-                done(Ok(text));
-            }
+            Ok(services) => match self.apply_changes()? {
+                Ok(()) => {
+                    let text = format!("{} in {}: done", change.address, services.join(", "));
+                    tracing::info!(?change, "{text}");
+                    done(Ok(text));
+                }
+                Err(why) => done(Err(why)),
+            },
             Err(why) => done(Err(why)),
         }
         Ok(())
     }
 
-    /// Takes over what is known of endpoints now.
-    fn apply_changes(&mut self) -> Result<(), RunError> {
+    /// Takes over what is known of endpoints now; or says why they stay as they were.
+    fn apply_changes(&mut self) -> Result<Result<(), String>, RunError> {
         let occupied = self.occupied();
         match self.planner.plan(&occupied) {
-            Ok(plan) => self.apply(&plan),
+            Ok(plan) => self.apply(&plan).map(Ok),
             Err(why) => {
                 tracing::error!("endpoints stay as they were: {why}");
-                Ok(())
+                Ok(Err(why.to_string()))
             }
         }
-    }
-
-    /// The same configuration with endpoints that were found since.
-    fn replan(&mut self, plan: Arc<Plan>) -> Arc<Plan> {
-        let occupied = self.occupied();
-        self.planner.plan(&occupied).unwrap_or_else(|why| {
-            tracing::error!("endpoints that were found are left out: {why}");
-            plan
-        })
     }
 
     /// Has all shards apply a plan, and waits until they have.
@@ -202,7 +231,7 @@ impl Reign<'_> {
         }
         let mut until = Instant::now() + APPLIED_WITHIN;
         for (number, shard) in self.commands.iter().enumerate() {
-            send(number, shard, Command::Apply(plan.clone()), until)?;
+            send(number, shard, Command::Apply(plan.clone()))?;
         }
         let mut left = self.commands.len();
         while left > 0 {

@@ -16,6 +16,9 @@ use super::record::{Outlet, Recording, Snapshot};
 
 /// Buffers of each shard that are on the way or waiting to be merged: all but the one in use.
 const BUFFERS_PER_SHARD: usize = 2;
+/// Flushes of each shard that are on the way: with each change of the configuration one goes besides
+/// those in the buffers.
+const SNAPSHOTS_PER_SHARD: usize = 64;
 /// A shard that ends waits for its last buffer no longer than twice this.
 const LONGEST_TICK: Duration = Duration::from_millis(500);
 /// A tick without a shard's flush still moves the minute on this often.
@@ -30,7 +33,7 @@ pub struct Inlet {
 
 /// The ends for each shard, and those for the telemetry thread.
 pub fn channels(shards: usize) -> (Vec<Outlet>, Inlet) {
-    let (sender, snapshots) = bounded(shards * BUFFERS_PER_SHARD);
+    let (sender, snapshots) = bounded(shards * SNAPSHOTS_PER_SHARD);
     let (returns, returned): (Vec<_>, Vec<_>) =
         (0..shards).map(|_| bounded(BUFFERS_PER_SHARD)).unzip();
     let outlet = |returned| Outlet { snapshots: sender.clone(), returned };

@@ -200,7 +200,7 @@ impl Layout {
 }
 
 /// What a configuration has, by name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     pub servers: Vec<ServerName>,
     pub services: Vec<ServiceFacts>,
@@ -215,8 +215,9 @@ pub struct Occupied {
     pub endpoints: Vec<bool>,
 }
 
-/// Deals out ids, generation after generation.
-#[derive(Debug)]
+/// Deals out ids, generation after generation. Whoever finds that they are too many keeps the one
+/// from before.
+#[derive(Clone, Debug)]
 pub struct Registry {
     series_ttl: Duration,
     /// Endpoint names that one target may have; further ones are `other`.
@@ -271,14 +272,13 @@ impl Registry {
         layout.servers = self.servers.names(now);
         layout.targets = self.targets.names(now);
         layout.endpoints = self.endpoints.names(now);
-        let target = |name: &EndpointName| layout.target_ids.get(&name.target).map(|it| it.id);
+        let target = |name: &EndpointName| self.targets.by_name.get(&name.target).copied();
         // Of those that went too: what they still have on the way counts for their target.
         let names = self.endpoints.slots.iter().map(|slot| slot.name.as_ref());
         layout.endpoint_targets = names.map(|name| target(name?)).collect();
         layout.first_of_targets = (layout.servers.len() * ServerSeries::ALL.len()) as u32;
         layout.first_of_endpoints =
             layout.first_of_targets + (layout.targets.len() * TargetSeries::ALL.len()) as u32;
-        debug_assert!(layout.series_count() <= Series::MAX as usize);
         Arc::new(layout)
     }
 
@@ -298,14 +298,14 @@ impl Registry {
 }
 
 /// Ids of one kind of name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ids<N> {
     slots: Vec<Slot<N>>,
     by_name: HashMap<N, u32>,
     free: Vec<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<N> {
     /// `None`: free.
     name: Option<N>,

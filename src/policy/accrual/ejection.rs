@@ -122,9 +122,14 @@ impl Ejection {
         Some(until)
     }
 
+    /// Whether a request that asks would be the probe.
+    pub fn is_due(&self, now: Duration) -> bool {
+        matches!(self.state, EjectionState::Ejected { until } if now >= until)
+    }
+
     /// Whether the request that asks is the probe; it then owes a [`Ejection::report`].
     pub fn try_probe(&mut self, now: Duration) -> bool {
-        let is_due = matches!(self.state, EjectionState::Ejected { until } if now >= until);
+        let is_due = self.is_due(now);
         if is_due {
             self.state = EjectionState::Probing;
             self.counts.probes += 1;
