@@ -9,12 +9,13 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::super::Discovery;
 use super::super::file::{Identity, Looks, POLL};
+use super::super::watch::Watcher;
 use super::log::Log;
-use super::{Told, discovery, wanted};
+use super::{DEADLINE, Told, discovery, wanted};
 use crate::config;
 
 /// Goes away with its value.
@@ -67,6 +68,14 @@ impl Folder {
     }
 }
 
+/// The next set of `web`, so soon that inotify must have told of it.
+async fn soon(told: &mut Told) -> Vec<String> {
+    let begun = Instant::now();
+    let endpoints = told.next("web").await;
+    assert!(begun.elapsed() < POLL, "{endpoints:?} were found by looking");
+    endpoints
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
@@ -78,12 +87,12 @@ async fn a_file_that_is_replaced() {
     let folder = Folder::new();
     folder.replace("web.txt", "127.0.0.1:80\n");
     let (_discovery, mut told) = folder.follow("web.txt");
-    assert_eq!(told.next("web").await, ["127.0.0.1:80"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80"]);
     folder.replace("web.txt", "127.0.0.1:81 3\n127.0.0.1:80\n");
-    assert_eq!(told.next("web").await, ["127.0.0.1:80", "127.0.0.1:81*3"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80", "127.0.0.1:81*3"]);
     // Written at once and closed, in place.
     fs::write(folder.file("web.txt"), "127.0.0.1:82\n").expect("a file");
-    assert_eq!(told.next("web").await, ["127.0.0.1:82"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:82"]);
 }
 
 #[tokio::test]
@@ -91,7 +100,7 @@ async fn a_slow_writer_is_waited_for() {
     let mut folder = Folder::new();
     folder.replace("web.txt", "127.0.0.1:80\n");
     let (_discovery, mut told) = folder.follow("web.txt");
-    assert_eq!(told.next("web").await, ["127.0.0.1:80"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80"]);
     // Both parts would be a good file.
     let mut writer = File::create(folder.file("web.txt")).expect("a file");
     folder.pass(&mut told).await;
@@ -104,7 +113,7 @@ async fn a_slow_writer_is_waited_for() {
     folder.pass(&mut told).await;
     assert!(!told.has_news_of("web"));
     drop(writer);
-    assert_eq!(told.next("web").await, ["127.0.0.1:81", "127.0.0.1:82", "127.0.0.1:83"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:81", "127.0.0.1:82", "127.0.0.1:83"]);
 }
 
 #[tokio::test]
@@ -116,13 +125,16 @@ async fn a_file_that_comes_later_and_slowly() {
     let warnings = log.with("the file is not used");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("No such file") && warnings[0].contains("no endpoints yet"));
+    // While it is empty it is not looked into either.
     let mut writer = File::create(folder.file("web.txt")).expect("a file");
+    folder.pass(&mut told).await;
+    assert_eq!(log.with("the file is not used").len(), 1);
     writer.write_all(b"127.0.0.1:81\n").expect("a line");
     folder.pass(&mut told).await;
     assert!(!told.has_news_of("web"));
     writer.write_all(b"127.0.0.1:82\n").expect("a line");
     drop(writer);
-    assert_eq!(told.next("web").await, ["127.0.0.1:81", "127.0.0.1:82"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:81", "127.0.0.1:82"]);
     assert_eq!(log.with("the file is good again").len(), 1);
 }
 
@@ -131,7 +143,7 @@ async fn a_second_writer_who_follows_at_once() {
     let mut folder = Folder::new();
     folder.replace("web.txt", "127.0.0.1:80\n");
     let (_discovery, mut told) = folder.follow("web.txt");
-    assert_eq!(told.next("web").await, ["127.0.0.1:80"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80"]);
     fs::write(folder.file("web.txt"), "127.0.0.1:81\n127.0.0.1:82\n").expect("a file");
     let mut writer = File::create(folder.file("web.txt")).expect("a file");
     writer.write_all(b"127.0.0.1:83\n").expect("a line");
@@ -139,7 +151,7 @@ async fn a_second_writer_who_follows_at_once() {
     assert!(!told.has_news_of("web"));
     writer.write_all(b"127.0.0.1:84\n").expect("a line");
     drop(writer);
-    assert_eq!(told.next("web").await, ["127.0.0.1:83", "127.0.0.1:84"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:83", "127.0.0.1:84"]);
 }
 
 #[tokio::test]
@@ -153,27 +165,28 @@ async fn links_that_are_swapped_as_kubernetes_does() {
     symlink("..v1", folder.file("..data")).expect("a link");
     symlink("..data/web.txt", folder.file("web.txt")).expect("a link");
     let (_discovery, mut told) = folder.follow("web.txt");
-    assert_eq!(told.next("web").await, ["127.0.0.1:81"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:81"]);
     for (name, port) in [("..v2", 82), ("..v3", 83)] {
         version(name, &format!("127.0.0.1:{port}\n"));
         symlink(name, folder.file("..data_tmp")).expect("a link");
         fs::rename(folder.file("..data_tmp"), folder.file("..data")).expect("its place");
-        assert_eq!(told.next("web").await, [format!("127.0.0.1:{port}")]);
+        assert_eq!(soon(&mut told).await, [format!("127.0.0.1:{port}")]);
     }
 }
 
 #[tokio::test]
 async fn links_that_come_to_be() {
-    let folder = Folder::new();
+    let mut folder = Folder::new();
     let (_discovery, mut told) = folder.follow("web.txt");
     assert_eq!(told.next("time").await, ["127.0.0.1:1"]);
     fs::write(folder.file("one"), "127.0.0.1:81\n").expect("a file");
     symlink("one", folder.file("web.txt")).expect("a link");
-    assert_eq!(told.next("web").await, ["127.0.0.1:81"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:81"]);
     fs::remove_file(folder.file("web.txt")).expect("a link");
+    folder.pass(&mut told).await;
     fs::write(folder.file("two"), "127.0.0.1:82\n").expect("a file");
     fs::hard_link(folder.file("two"), folder.file("web.txt")).expect("a link");
-    assert_eq!(told.next("web").await, ["127.0.0.1:82"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:82"]);
 }
 
 #[tokio::test]
@@ -182,7 +195,7 @@ async fn what_is_refused_changes_nothing_and_is_said_once() {
     let mut folder = Folder::new();
     folder.replace("web.txt", "127.0.0.1:80\n");
     let (_discovery, mut told) = folder.follow("web.txt");
-    assert_eq!(told.next("web").await, ["127.0.0.1:80"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80"]);
     for bad in ["127.0.0.1:81\nnobody\n", "127.0.0.1:81\nnobody\n", "# nobody\n"] {
         folder.replace("web.txt", bad);
         folder.pass(&mut told).await;
@@ -208,7 +221,7 @@ async fn only_what_is_wanted_is_followed() {
     let mut folder = Folder::new();
     folder.replace("web.txt", "127.0.0.1:80\n");
     let (mut discovery, mut told) = folder.follow("web.txt");
-    assert_eq!(told.next("web").await, ["127.0.0.1:80"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80"]);
     let (web, time) = (folder.settings("web.txt"), folder.settings("time.txt"));
     discovery.apply(wanted(&[("time", &time), ("web", &web)]));
     folder.pass(&mut told).await;
@@ -217,7 +230,7 @@ async fn only_what_is_wanted_is_followed() {
     folder.replace("other.txt", "127.0.0.1:80\n");
     let other = folder.settings("other.txt");
     discovery.apply(wanted(&[("web", &other), ("time", &time)]));
-    assert_eq!(told.next("web").await, ["127.0.0.1:80"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:80"]);
     folder.replace("web.txt", "127.0.0.1:81\n");
     folder.pass(&mut told).await;
     assert!(!told.has_news_of("web"), "its file is another one now");
@@ -226,7 +239,7 @@ async fn only_what_is_wanted_is_followed() {
     folder.pass(&mut told).await;
     assert!(!told.has_news_of("web"), "nobody wants it any more");
     discovery.apply(wanted(&[("web", &other), ("time", &time)]));
-    assert_eq!(told.next("web").await, ["127.0.0.1:82"]);
+    assert_eq!(soon(&mut told).await, ["127.0.0.1:82"]);
 }
 
 /// The clock runs on by itself while everybody waits for it, so that periods pass at once.
@@ -255,6 +268,30 @@ async fn folders_that_come_later_and_folders_that_are_replaced() {
         fs::create_dir(&inner).expect("a folder");
         fs::write(inner.join("web.txt"), format!("127.0.0.1:{port}\n")).expect("a file");
         assert_eq!(told.next("web").await, [format!("127.0.0.1:{port}")]);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_is_watched_in_its_new_place() {
+    let folder = Folder::new();
+    let inner = folder.file("lists");
+    let watch = Watcher::new().file(&inner.join("web.txt"));
+    for old in ["old", "older"] {
+        watch.keep(None).expect("there is nothing to watch");
+        fs::create_dir(&inner).expect("a folder");
+        watch.keep(fs::metadata(&inner).ok().as_ref()).expect("a watch");
+        fs::write(inner.join("web.txt"), "127.0.0.1:80\n").expect("a file");
+        while !watch.take().is_whole {
+            timeout(DEADLINE, watch.changed()).await.expect("a sign");
+        }
+        fs::rename(&inner, folder.file(old)).expect("its place");
+    }
+    // One that is replaced between two looks, with no look at its absence.
+    fs::create_dir(&inner).expect("a folder");
+    watch.keep(fs::metadata(&inner).ok().as_ref()).expect("a watch");
+    folder.replace("lists/web.txt", "127.0.0.1:80\n");
+    while !watch.take().is_whole {
+        timeout(DEADLINE, watch.changed()).await.expect("a sign");
     }
 }
 

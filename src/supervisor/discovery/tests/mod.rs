@@ -61,6 +61,12 @@ impl Told {
         }
     }
 
+    /// Until the set of a service is this one. A and AAAA are two questions: one may see a change
+    /// that the other has not seen yet.
+    async fn until(&mut self, service: &str, expected: &[&str]) {
+        while self.next(service).await != expected {}
+    }
+
     /// Whether a service has told something that nobody has asked for yet.
     fn has_news_of(&mut self, service: &str) -> bool {
         while let Ok(update) = self.updates.try_recv() {
