@@ -1,4 +1,4 @@
-//! Endpoints from a file that changes while requests are served. (Names are in tests/daemons/dns.rs.)
+//! Endpoints from a file that changes while requests are served. (Names: tests/daemons/dns.rs.)
 
 mod common;
 

@@ -91,8 +91,8 @@ pub(super) struct Exchange {
     pub(super) policy: Rc<Rules>,
     pub(super) ledger: Ledger,
     pub(super) attempt: Option<Attempt>,
-    /// Of the service's limit; held for as long as the exchange lasts, and dropped after the attempt:
-    /// who gets it next is to find an endpoint with room.
+    /// Of the service's limit; held for as long as the exchange lasts, and dropped after the
+    /// attempt: who gets it next is to find an endpoint with room.
     pub(super) place: Place,
     /// The head as it goes out, what of the body came with it, and what is kept of the rest.
     copy: Copy,

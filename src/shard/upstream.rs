@@ -147,8 +147,8 @@ impl Upstream {
     }
 
     /// Takes over a plan. `index`: its place there. `is_new`: endpoints that come now may be cold;
-    /// at the start of the process none is called so. `now` by the process's clock. Whether anything
-    /// but the index is new.
+    /// at the start of the process none is called so. `now` by the process's clock. Whether
+    /// anything but the index is new.
     pub(super) fn apply(
         &self,
         index: usize,

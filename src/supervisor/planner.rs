@@ -149,8 +149,8 @@ impl Planner {
         Ok(found)
     }
 
-    /// The next generation, of what is known now. `occupied`: what telemetry still keeps. Where this
-    /// fails, nothing has changed.
+    /// The next generation, of what is known now. `occupied`: what telemetry still keeps. Where
+    /// this fails, nothing has changed.
     pub(super) fn plan(&mut self, occupied: &Occupied) -> Result<Arc<Plan>, RunError> {
         let config = self.config.clone();
         let wanted: Vec<Vec<Wanted>> = config.services.iter().map(|it| self.wanted(it)).collect();

@@ -16,8 +16,8 @@ use super::record::{Outlet, Recording, Snapshot};
 
 /// Buffers of each shard that are on the way or waiting to be merged: all but the one in use.
 const BUFFERS_PER_SHARD: usize = 2;
-/// Flushes of each shard that are on the way: with each change of the configuration one goes besides
-/// those in the buffers.
+/// Flushes of each shard that are on the way: with each change of the configuration one goes
+/// besides those in the buffers.
 const SNAPSHOTS_PER_SHARD: usize = 64;
 /// A shard that ends waits for its last buffer no longer than twice this.
 const LONGEST_TICK: Duration = Duration::from_millis(500);
