@@ -2,9 +2,9 @@
 //!
 //! One for the process, on the first shard. A keeper follows the plans, and each endpoint that is
 //! to be watched has a task of its own for as long as that is so: not one for each check, since a
-//! task of glommio's that has ended leaves memory behind. A verdict is shared state that every shard
-//! sees at its next pick (`accrual`). First checks are spread over an interval, and the intervals
-//! vary a little, so that a service's checks do not come in bursts.
+//! task of glommio's that has ended leaves memory behind. A verdict is shared state, which every
+//! shard sees at its next pick (`accrual`). First checks are spread over an interval, and the
+//! intervals vary a little, so that a service's checks do not come in bursts.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
