@@ -97,9 +97,8 @@ impl Context {
                 let Some(ids) = layout.target_ids(&name) else { continue };
                 let new = || Rc::new(Target::new(ids.id, upstream.number()));
                 let target = targets.entry(name).or_insert_with(new);
+                // What is under way at a service that went goes on to be counted by the old one.
                 if (target.id, target.service) != (ids.id, upstream.number()) {
-                    // What is still under way there is counted for no endpoint from now on.
-                    target.endpoints.borrow_mut().clear();
                     *target = new();
                 }
                 let mut endpoints = target.endpoints.borrow_mut();
@@ -111,13 +110,7 @@ impl Context {
                 }
             }
         }
-        targets.retain(|name, target| {
-            let is_known = layout.target_ids(name).is_some();
-            if !is_known {
-                target.endpoints.borrow_mut().clear();
-            }
-            is_known
-        });
+        targets.retain(|name, _| layout.target_ids(name).is_some());
     }
 
     fn router(&self, router: &config::Router, upstreams: &Rc<[Rc<Upstream>]>) -> Router {

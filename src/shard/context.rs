@@ -33,10 +33,11 @@ pub(super) struct Router {
     pub(super) targets: Vec<Option<Rc<Target>>>,
 }
 
-/// A service as one router's requests are counted, for as long as both are configured.
+/// A service as one router's requests are counted, for as long as both are configured, and after
+/// that for who has it still.
 pub(super) struct Target {
     pub(super) id: u32,
-    /// The number of the service whose slots these are.
+    /// The service's, whose slots these are: one that went and came back has others.
     pub(super) service: u32,
     /// By the endpoint's slot in its service.
     pub(super) endpoints: RefCell<Vec<u32>>,

@@ -244,7 +244,7 @@ pub(super) static NODE: &[Metric<NodeStats>] = &[
         "The latency that the balancer expects, where it keeps one.",
         |it| Gauge(it.ewma_us as f64))),
     gauge("state", "ringlane_endpoint_state",
-        "0 available, 1 ejected, 2 being probed, 3 draining.",
+        "0 available, 1 ejected, 2 being probed, 3 draining, 4 unhealthy.",
         |it| Gauge(f64::from(state_number(it.state)))),
 ];
 
