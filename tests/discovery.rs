@@ -158,3 +158,26 @@ fn a_service_that_a_reload_brings_has_its_endpoints_before_its_first_request() {
         proxy.stop();
     });
 }
+
+#[test]
+fn a_service_whose_endpoints_are_to_be_found_from_now_on_keeps_those_that_it_has() {
+    both(|cores| {
+        let (a, b) = (named("a"), named("b"));
+        let folder = Folder::new();
+        let found = yaml(&folder);
+        let discovery = format!("discovery: {{kind: file, path: {}}}", folder.file().display());
+        let endpoints = format!("endpoints: [\"{}\"]", a.address);
+        let proxy = Proxy::start_from_file(&found.replace(&discovery, &endpoints), cores);
+        let mut client = proxy.connect();
+        assert_eq!(client.get("/").text(), "a");
+        let connections = a.accepted();
+        // There is no file yet.
+        proxy.reload(&found);
+        assert_eq!(client.get("/").text(), "a");
+        folder.replace(&format!("{}\n{}\n", b.address, a.address));
+        eventually("the other one is found", || client.get("/").text() == "b");
+        eventually("both are used", || client.get("/").text() == "a");
+        assert_eq!(a.accepted(), connections, "its pooled connection was used all along");
+        proxy.stop();
+    });
+}

@@ -318,3 +318,43 @@ fn shards_on_which_many_wait_take_turns() {
     }
     assert_eq!(counts, [EACH; SHARDS]);
 }
+
+#[test]
+fn what_a_drained_endpoint_still_has_takes_no_place_of_the_others() {
+    both(|cores| {
+        let (entered, held) = (Arc::<AtomicUsize>::default(), Arc::new(AtomicBool::new(true)));
+        let (enters, holds) = (entered.clone(), held.clone());
+        let goes = Origin::answering(move |_| {
+            enters.fetch_add(1, Ordering::SeqCst);
+            eventually("the test goes on", || !holds.load(Ordering::SeqCst));
+            ok("goes")
+        });
+        let (stays, most) = slow(20);
+        let yaml = |endpoints: &[std::net::SocketAddr]| {
+            let limits = "limits: {max_concurrent_per_endpoint: 2, max_queue: 50}";
+            let yaml = config(endpoints, "", limits);
+            format!("telemetry: {{flush_interval_ms: 20}}\n{yaml}")
+        };
+        let proxy = Proxy::start_from_file(&yaml(&[goes.address]), cores);
+        let mut first: Vec<Wire> = (0..2).map(|_| proxy.connect()).collect();
+        first.iter_mut().for_each(|it| it.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        eventually("it is full", || entered.load(Ordering::SeqCst) == 2);
+        proxy.reload(&yaml(&[goes.address, stays.address]));
+        let path = format!("/admin/endpoints/{}", goes.address);
+        assert_eq!(proxy.post(&path, "{\"drain\": true}").status(), 200);
+        let statuses = ask(&proxy, 8, 5);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        assert_eq!(most.load(Ordering::SeqCst), 2, "both places, and no more");
+        // It comes back full, by another configuration that does not have it in between.
+        proxy.reload(&yaml(&[stays.address]));
+        proxy.reload(&yaml(&[stays.address, goes.address]));
+        assert_eq!(proxy.post(&path, "{\"ready\": true}").status(), 200);
+        let statuses = ask(&proxy, 8, 5);
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        assert_eq!(entered.load(Ordering::SeqCst), 2, "it has as many as it may");
+        held.store(false, Ordering::SeqCst);
+        first.iter_mut().for_each(|it| assert_eq!(it.answer().text(), "goes"));
+        eventually("it is used again", || proxy.connect().get("/").text() == "goes");
+        proxy.stop();
+    });
+}

@@ -150,6 +150,31 @@ fn listeners_come_and_go_and_those_that_stay_are_not_touched() {
 }
 
 #[test]
+fn a_port_may_go_from_one_address_to_all_and_back() {
+    both(|cores| {
+        let origin = named("a");
+        let yaml = |ip: &str, port: u16| {
+            several(&[port], &[("a", origin.address)])
+                .replace("{port:", &format!("{{ip: {ip}, port:"))
+        };
+        let proxy = Proxy::start_from_file(&yaml("127.0.0.1", 0), cores);
+        let port = proxy.address.port();
+        for ip in ["127.0.0.1", "0.0.0.0", "127.0.0.1"] {
+            proxy.reload(&yaml(ip, port));
+            assert_eq!(proxy.connect().get("/a").text(), "a");
+            let elsewhere = std::net::TcpStream::connect(("127.0.0.2", port));
+            match ip {
+                "0.0.0.0" => assert_eq!(Wire::new(elsewhere.expect("all")).get("/a").text(), "a"),
+                _ => eventually("it is closed elsewhere", || {
+                    std::net::TcpStream::connect(("127.0.0.2", port)).is_err()
+                }),
+            }
+        }
+        proxy.stop();
+    });
+}
+
+#[test]
 fn an_exchange_ends_by_what_it_began_with() {
     both(|cores| {
         let (entered, started) = mpsc::channel();

@@ -48,9 +48,13 @@ impl Listening {
         let mut known = self.servers.clone();
         let mut so_far = self.so_far;
         for wanted in addresses(config) {
-            // Port 0 may be there several times: each is used once.
-            if let Some(at) = known.iter().position(|(address, _)| *address == wanted) {
-                servers.push(known.swap_remove(at).1);
+            // Port 0 may be there several times: each is used once. One that came to listen
+            // somewhere may be called by that now.
+            let is_it = |(address, server): &(SocketAddr, ServerPlan)| {
+                *address == wanted || server.address == wanted
+            };
+            if let Some(at) = known.iter().position(is_it) {
+                servers.push(known.remove(at).1);
                 continue;
             }
             so_far += 1;
