@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Origin, Proxy, both, config, ok};
+use common::{Metrics, Origin, Proxy, both, config, ok};
 
 /// The cores that each thread of a process may use, by the thread's name.
 fn allowed(pid: u32) -> BTreeMap<String, Vec<String>> {
@@ -67,4 +67,23 @@ fn a_full_shard_hands_over_until_every_shard_is_full() {
         }
         proxy.stop();
     });
+}
+
+/// However many come at once: what has been handed over to a shard counts for it at once.
+#[test]
+fn a_burst_of_connections_is_spread_over_the_shards() {
+    const CONNECTIONS: u64 = 64;
+    let origin = Origin::answering(|_| ok("here"));
+    let yaml = config(&[origin.address], "", "");
+    let proxy = Proxy::start(&format!("telemetry: {{flush_interval_ms: 20}}\n{yaml}"), "0,0,0,0");
+    let held: Vec<_> = (0..CONNECTIONS).map(|_| proxy.connect()).collect();
+    let each = |metrics: &Metrics| metrics.between("shard/", "/connections");
+    let all = |metrics: &Metrics| each(metrics).iter().map(|(_, count)| count).sum::<u64>();
+    let metrics = proxy.metrics_when("all are there", |metrics| all(metrics) == CONNECTIONS);
+    let counts: Vec<u64> = each(&metrics).into_iter().map(|(_, count)| count).collect();
+    // A quarter more than the emptiest and two, and some that two shards placed at the same time.
+    let (least, most) = (counts.iter().min(), counts.iter().max());
+    assert!(counts.len() == 4 && most <= least.map(|least| least * 2).as_ref(), "{counts:?}");
+    drop(held);
+    proxy.stop();
 }

@@ -102,6 +102,7 @@ pub(super) fn adopt(context: &Rc<Context>, number: u32, fd: OwnedFd) {
     if let Some(server) = server {
         serve(context, &server, fd);
     }
+    context.peers.arrived(context.number);
 }
 
 /// Serves a connection on this shard.
