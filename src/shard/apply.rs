@@ -72,18 +72,18 @@ impl Context {
     fn apply_targets(&self, plan: &Plan, upstreams: &[Rc<Upstream>]) {
         let Some(layout) = &plan.layout else { return };
         let mut targets = self.targets.borrow_mut();
-        for target in targets.values() {
-            target.endpoints.borrow_mut().clear();
-        }
         for (upstream, facts) in upstreams.iter().zip(&layout.services) {
             for router in &facts.routers {
                 let name = TargetName { router: router.clone(), service: facts.name.clone() };
                 let Some(ids) = layout.target_ids(&name) else { continue };
-                let target = targets.entry(name).or_insert_with(|| Rc::new(Target::new(ids.id)));
-                if target.id != ids.id {
-                    *target = Rc::new(Target::new(ids.id));
+                let new = || Rc::new(Target::new(ids.id, upstream.number()));
+                let target = targets.entry(name).or_insert_with(new);
+                // What is under way at a service that went goes on to be counted by the old one.
+                if (target.id, target.service) != (ids.id, upstream.number()) {
+                    *target = new();
                 }
                 let mut endpoints = target.endpoints.borrow_mut();
+                endpoints.clear();
                 for (slot, id) in upstream.slots().iter().zip(&ids.endpoints) {
                     let slots = endpoints.len().max(slot + 1);
                     endpoints.resize(slots, NO_ENDPOINT);

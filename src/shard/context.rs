@@ -32,16 +32,19 @@ pub(super) struct Router {
     pub(super) targets: Vec<Option<Rc<Target>>>,
 }
 
-/// A service as one router's requests are counted, for as long as both are configured.
+/// A service as one router's requests are counted, for as long as both are configured, and after
+/// that for who has it still.
 pub(super) struct Target {
     pub(super) id: u32,
+    /// The service's, whose slots these are: one that went and came back has others.
+    pub(super) service: u32,
     /// By the endpoint's slot in its service.
     pub(super) endpoints: RefCell<Vec<u32>>,
 }
 
 impl Target {
-    pub(super) fn new(id: u32) -> Target {
-        Target { id, endpoints: RefCell::default() }
+    pub(super) fn new(id: u32, service: u32) -> Target {
+        Target { id, service, endpoints: RefCell::default() }
     }
 
     /// What the endpoint in a slot is counted as.

@@ -271,8 +271,9 @@ impl Registry {
         layout.servers = self.servers.names(now);
         layout.targets = self.targets.names(now);
         layout.endpoints = self.endpoints.names(now);
-        let target = |name: &EndpointName| layout.target_ids.get(&name.target).map(|it| it.id);
-        // Of those that went too: what they still have on the way counts for their target.
+        let target = |name: &EndpointName| self.targets.by_name.get(&name.target).copied();
+        // Of those that went too: what they still have on the way counts for their target, which
+        // may have gone itself.
         let names = self.endpoints.slots.iter().map(|slot| slot.name.as_ref());
         layout.endpoint_targets = names.map(|name| target(name?)).collect();
         layout.first_of_targets = (layout.servers.len() * ServerSeries::ALL.len()) as u32;
