@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
-use common::{DEADLINE, Metrics, Origin, Proxy, Wire, both, config, ok};
+use common::{DEADLINE, Metrics, Origin, Proxy, Wire, both, config, ok, refusing};
 
 const WEB: &str = "rt/http/service/web";
 const CLIENT: &str = "rt/http/client/web";
@@ -73,16 +73,6 @@ fn cases() -> Vec<Case> {
         here("GET / HTTP/1.1\r\nHost: h\r\n", 408, "client_timeout"),
     ]);
     cases
-}
-
-/// Whoever connects there is refused for as long as the socket is kept: it does not listen.
-fn refusing() -> (socket2::Socket, SocketAddr) {
-    use socket2::{Domain, SockAddr, Socket, Type};
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    socket.bind(&SockAddr::from(any)).expect("a port");
-    let address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
-    (socket, address)
 }
 
 fn three_services(origin: SocketAddr, dead: SocketAddr) -> String {

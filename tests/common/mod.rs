@@ -6,17 +6,20 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod gate;
 mod metrics;
 mod origin;
 mod pattern;
 mod proxy;
 mod statsd;
+pub mod web;
 mod wire;
 
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use gate::{Gate, failing, holding, refusing};
 pub use metrics::Metrics;
 pub use origin::{Origin, silent};
 pub use pattern::{Pattern, Rng};
