@@ -45,6 +45,9 @@ pub(super) struct Reign<'a> {
     pub(super) later: VecDeque<Event>,
 }
 
+/// What a reload applies, and by shard the listening sockets that are new.
+type Prepared = (Arc<Plan>, Vec<Listeners>);
+
 impl Reign<'_> {
     /// Serves until something ends the process.
     pub(super) fn last(&mut self) -> Result<(), RunError> {
@@ -164,7 +167,7 @@ impl Reign<'_> {
     }
 
     /// All of a reload that may fail.
-    fn prepare(&mut self) -> Result<Result<(Arc<Plan>, Vec<Listeners>), String>, RunError> {
+    fn prepare(&mut self) -> Result<Result<Prepared, String>, RunError> {
         let bound = (self.reread)().and_then(|config| {
             restart::check(self.planner.config(), &config)?;
             let bound = self.listening.bind(&config).map_err(|why| why.to_string())?;
