@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::{DEADLINE, Metrics, Origin, Proxy, Wire, both, config, eventually, failing, ok};
+use common::{
+    DEADLINE, Metrics, Origin, Proxy, Wire, both, config, eventually, failing, ok, refusing,
+};
 
 const RETRIES: &str = "rt/http/service/web/retries";
 const ACCRUAL: &str = "rt/http/client/web/failure_accrual";
@@ -168,11 +170,27 @@ struct Load {
 fn outage(budget: &str, load: &Load, cores: &str) -> (u64, u64, f64) {
     let origins = [0, 1, 2].map(|_| Origin::answering(|_| failing()));
     let addresses = [0, 1, 2].map(|at| origins[at].address);
+    let (requests, metrics, took) = outage_of(&addresses, budget, load, cores, 503);
+    let retries = metrics.get(&format!("{RETRIES}/total"));
+    let seen: usize = origins.iter().map(|origin| origin.requests().len()).sum();
+    assert_eq!(seen as u64, requests + retries, "as the origins have it");
+    eprintln!("{retries} retries of {requests} requests in {took:.2} s");
+    (requests, retries, took)
+}
+
+/// The same with endpoints of any kind, to which each request gets this status.
+fn outage_of(
+    addresses: &[SocketAddr],
+    budget: &str,
+    load: &Load,
+    cores: &str,
+    status: u16,
+) -> (u64, Metrics, f64) {
     let rules = format!(
         "failure_accrual: {{kind: none}}\n\
          retries: {{classifier: retryable_all_5xx, budget: {{{budget}}}}}"
     );
-    let proxy = start(&addresses, &rules, cores);
+    let proxy = start(addresses, &rules, cores);
     let mut wires = connections(&proxy);
     check_spread(&proxy, cores);
     let (pause, lasts) = (load.pause, load.lasts);
@@ -186,7 +204,7 @@ fn outage(budget: &str, load: &Load, cores: &str) -> (u64, u64, f64) {
                     // Open loop: the next is due whatever became of the last.
                     thread::park_timeout((pause * requests).saturating_sub(begun.elapsed()));
                     let at = requests as usize % wires.len();
-                    assert_eq!(wires[at].get("/").status(), 503);
+                    assert_eq!(wires[at].get("/").status(), status);
                     requests += 1;
                 }
                 u64::from(requests)
@@ -196,13 +214,9 @@ fn outage(budget: &str, load: &Load, cores: &str) -> (u64, u64, f64) {
     let requests = clients.into_iter().map(|it| it.join().expect("each is answered")).sum();
     let took = begun.elapsed().as_secs_f64();
     let metrics = settled(&proxy, requests);
-    let retries = metrics.get(&format!("{RETRIES}/total"));
     assert!(metrics.get(&format!("{RETRIES}/budget_exhausted")) > 0, "the budget is what bounds");
-    let seen: usize = origins.iter().map(|origin| origin.requests().len()).sum();
-    assert_eq!(seen as u64, requests + retries, "as the origins have it");
     proxy.stop();
-    eprintln!("{retries} retries of {requests} requests in {took:.2} s");
-    (requests, retries, took)
+    (requests, metrics, took)
 }
 
 fn settled(proxy: &Proxy, requests: u64) -> Metrics {
@@ -222,12 +236,34 @@ fn so_many_retries_a_second_are_as_many_over_all_shards() {
     let load = Load { clients: 4, pause: Duration::from_millis(16), lasts: Duration::from_secs(4) };
     let found = measured(|cores| outage(&budget, &load, cores));
     for (_, retries, took) in found {
-        // What a second brings is there at first, and the last of each shard may be on its way.
+        // What a second brings is there at first.
         let expected = MIN_PER_SEC * (1.0 + took);
         let retries = retries as f64;
-        assert!((0.9 * expected..=expected + 4.0).contains(&retries), "{retries} in {took} s");
+        assert!((0.9 * expected..=expected + 1.0).contains(&retries), "{retries} in {took} s");
     }
     differ_little("retries", found.map(|(_, retries, _)| retries as f64));
+}
+
+#[test]
+fn connections_that_are_refused_are_made_again_as_often_over_all_shards() {
+    const MIN_PER_SEC: f64 = 40.0;
+    let budget = format!("percent: 0, min_per_sec: {MIN_PER_SEC}");
+    let load = Load { clients: 4, pause: Duration::from_millis(16), lasts: Duration::from_secs(4) };
+    let dead = [refusing(), refusing(), refusing()];
+    let addresses = dead.each_ref().map(|(_, address)| *address);
+    let found = measured(|cores| {
+        let (requests, metrics, took) = outage_of(&addresses, &budget, &load, cores, 502);
+        let requeues = metrics.get(&format!("{RETRIES}/requeues"));
+        let attempts = metrics.get("rt/http/client/web/failures/connect_refused");
+        assert_eq!(attempts, requests + requeues);
+        eprintln!("{requeues} requeues of {requests} requests in {took:.2} s");
+        (requeues as f64, took)
+    });
+    for (requeues, took) in found {
+        let expected = MIN_PER_SEC * (1.0 + took);
+        assert!((0.9 * expected..=expected + 1.0).contains(&requeues), "{requeues} in {took} s");
+    }
+    differ_little("requeues", found.map(|(requeues, _)| requeues));
 }
 
 #[test]

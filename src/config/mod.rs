@@ -443,7 +443,7 @@ impl Classifier {
     }
 }
 
-/// For the process: `min_per_sec` is divided over the shards.
+/// For the process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryBudget {
     /// Retries to a hundred requests.

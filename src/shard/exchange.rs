@@ -486,7 +486,11 @@ impl Exchange {
             }
             Verdict::Again => {
                 self.avoid = endpoint.as_ref().map(|it| it.slot).or(self.avoid);
-                self.policy.retries.may_requeue(link.context.ring.now())
+                let may_requeue = self.policy.retries.may_requeue(link.context);
+                if !may_requeue {
+                    self.ledger.budget_exhausted(link.context);
+                }
+                may_requeue
             }
             Verdict::Answer { .. } | Verdict::Break => false,
         };
@@ -522,7 +526,7 @@ impl Exchange {
         if now + delay >= self.request_deadline {
             return false;
         }
-        match retries.ask(self.retries, now) {
+        match retries.ask(self.retries, link.context) {
             Grant::Granted => {}
             Grant::NoMore => return false,
             Grant::Exhausted => {

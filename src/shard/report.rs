@@ -87,7 +87,7 @@ impl Reporter {
         gauges.services.clear();
         gauges.nodes.clear();
         for upstream in context.upstreams.borrow().iter() {
-            gauges.services.push(upstream.gauges(context.ring.now()));
+            gauges.services.push(upstream.gauges(context));
             upstream.nodes(now, &mut gauges.nodes);
         }
         let stats = context.ring.take_stats();

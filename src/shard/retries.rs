@@ -1,4 +1,6 @@
 //! A service's retries on one shard: classifier, budgets and backoff of `policy`, as configured.
+//! The reserves of both budgets are the process's, and touched only where a shard's own share is
+//! used up.
 //!
 //! Two budgets, as in Finagle, each with the operator's percentage, so that one kind of trouble
 //! does not use up what the other needs. Retries are those that the classifier grants. Requeues
@@ -7,12 +9,16 @@
 //! that had closed asks neither: it says nothing about its endpoint, and the next one is new.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::context::Context;
+use super::shared::Shared;
 use crate::config;
 use crate::http::{Method, Reason};
 use crate::policy::backoff::{Backoff, Delays};
-use crate::policy::budget::RetryBudget;
+use crate::policy::budget::{Reserve, RetryBudget};
 use crate::policy::classifier::{Class, Classifier, Methods, Outcome, Statuses};
 
 pub(super) struct Retries {
@@ -21,6 +27,8 @@ pub(super) struct Retries {
     backoff: Backoff,
     retries: RefCell<RetryBudget>,
     requeues: RefCell<RetryBudget>,
+    reserve: Reserve,
+    shared: Arc<Shared>,
     /// Of a request's body, what is kept to be sent again.
     pub(super) replay_buffer_bytes: usize,
 }
@@ -36,10 +44,9 @@ pub(super) enum Grant {
 }
 
 impl Retries {
-    /// The part of a service's that falls to one of `shards` shards.
-    pub(super) fn new(rules: &config::Retries, shards: usize) -> Retries {
+    pub(super) fn new(rules: &config::Retries, shared: Arc<Shared>) -> Retries {
         let config::RetryBudget { percent, min_per_sec, window } = rules.budget;
-        let budget = |shards| RefCell::new(RetryBudget::new(percent, min_per_sec, window, shards));
+        let budget = || RefCell::new(RetryBudget::new(percent, window));
         Retries {
             classifier: classifier(&rules.classifier),
             max_retries: rules.max_retries,
@@ -48,10 +55,10 @@ impl Retries {
                 config::Backoff::Constant(time) => Backoff::Constant(time),
                 config::Backoff::Jittered { min, max } => Backoff::Jittered { min, max },
             },
-            retries: budget(shards as u32),
-            // Whole on each shard: with a part of it a shard that sees few requests could not go
-            // past a single endpoint that refuses.
-            requeues: budget(1),
+            retries: budget(),
+            requeues: budget(),
+            reserve: Reserve::new(min_per_sec),
+            shared,
             replay_buffer_bytes: rules.replay_buffer_bytes,
         }
     }
@@ -75,18 +82,30 @@ impl Retries {
     }
 
     /// Asks for a retry, and counts it if it is granted; `made`: those that the request has had.
-    pub(super) fn ask(&self, made: u32, now: Duration) -> Grant {
+    pub(super) fn ask(&self, made: u32, context: &Context) -> Grant {
         if made >= self.max_retries {
             return Grant::NoMore;
         }
-        match self.retries.borrow_mut().try_withdraw(now) {
+        match self.withdraw(&self.retries, &self.shared.reserves.retries, context) {
             true => Grant::Granted,
             false => Grant::Exhausted,
         }
     }
 
-    pub(super) fn may_requeue(&self, now: Duration) -> bool {
-        self.requeues.borrow_mut().try_withdraw(now)
+    pub(super) fn may_requeue(&self, context: &Context) -> bool {
+        self.withdraw(&self.requeues, &self.shared.reserves.requeues, context)
+    }
+
+    fn withdraw(
+        &self,
+        share: &RefCell<RetryBudget>,
+        reserve: &AtomicU64,
+        context: &Context,
+    ) -> bool {
+        // All shards' clocks begin together; the ring's does when its shard does.
+        let take = |state| self.reserve.take(state, context.clock());
+        share.borrow_mut().try_withdraw(context.ring.now())
+            || reserve.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// The waits of a request.
@@ -94,9 +113,15 @@ impl Retries {
         self.backoff.delays()
     }
 
-    /// Retries that could be made now.
-    pub(super) fn balance(&self, now: Duration) -> u64 {
-        self.retries.borrow_mut().balance(now)
+    /// Retries that could be made now by this shard's share; on the first shard, which tells it for
+    /// all, by the reserve too.
+    pub(super) fn balance(&self, context: &Context) -> u64 {
+        let share = self.retries.borrow_mut().left(context.ring.now());
+        let state = self.shared.reserves.retries.load(Ordering::Relaxed);
+        match context.number {
+            0 => share + self.reserve.left(state, context.clock()),
+            _ => share,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a service's configuration comes to on one shard, but for its endpoints.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::accrual::rule;
 use super::retries::Retries;
+use super::shared::Shared;
 use crate::config::{self, UpstreamTimeouts};
 use crate::policy::Kind;
 use crate::policy::accrual::Accrual;
@@ -30,11 +32,16 @@ pub(super) struct Rules {
 impl Rules {
     /// The part that falls to one of `shards` shards. Budgets go on as they are where nothing about
     /// retries is new.
-    pub(super) fn new(config: config::Service, shards: usize, before: Option<&Rules>) -> Rules {
+    pub(super) fn new(
+        config: config::Service,
+        shared: &Arc<Shared>,
+        shards: usize,
+        before: Option<&Rules>,
+    ) -> Rules {
         let same = before.filter(|it| it.config.retries == config.retries);
         let retries = match same {
             Some(before) => before.retries.clone(),
-            None => Rc::new(Retries::new(&config.retries, shards)),
+            None => Rc::new(Retries::new(&config.retries, shared.clone())),
         };
         Rules {
             timeouts: config.timeouts.clone(),

@@ -5,7 +5,7 @@
 //! endpoint as long as its address is the service's or an attempt is under way there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::accrual::Accrual;
@@ -21,6 +21,7 @@ pub struct Shared {
     pub(super) number: u32,
     pub(super) accrual: Accrual,
     pub(super) limit: Limit,
+    pub(super) reserves: Reserves,
     shards: usize,
     /// The same on all shards, and another in each process: where an aperture opens.
     pub(super) seed: u64,
@@ -50,6 +51,14 @@ pub(super) struct EndpointState {
     pub(super) running: Running,
 }
 
+/// States of `policy::budget::Reserve`; touched where a shard's own share is used up.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Reserves {
+    pub(super) retries: AtomicU64,
+    pub(super) requeues: AtomicU64,
+}
+
 /// Attempts under way over all shards; touched only where a limit is configured.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -61,6 +70,7 @@ impl Shared {
             number,
             accrual: Accrual::new(started, seed),
             limit: Limit::new(shards),
+            reserves: Reserves::default(),
             shards,
             seed,
         }

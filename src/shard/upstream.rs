@@ -120,7 +120,7 @@ impl Upstream {
             let (peers, number) = (peers.clone(), shared.number);
             move |shard| peers.send_place(shard, number)
         };
-        let rules = Rules::new(without_endpoints(service), peers.len(), None);
+        let rules = Rules::new(without_endpoints(service), &shared, peers.len(), None);
         Upstream {
             name: service.name.clone(),
             index: Cell::new(None),
@@ -169,7 +169,8 @@ impl Upstream {
                 let kind = kind(&config.balancer).0;
                 self.balancer.borrow_mut().set_kind(kind, self.shared.seed);
             }
-            *self.rules.borrow_mut() = Rc::new(Rules::new(config, shards, Some(&before)));
+            *self.rules.borrow_mut() =
+                Rc::new(Rules::new(config, &self.shared, shards, Some(&before)));
         }
         self.balancer.borrow_mut().set_slow_start(service.slow_start);
         self.replace_endpoints(&plan.endpoints, is_new, now);
@@ -450,7 +451,7 @@ impl Upstream {
     }
 
     /// The balancer and the pool as they are now.
-    pub(super) fn gauges(&self, now: Duration) -> ServiceGauges {
+    pub(super) fn gauges(&self, context: &Context) -> ServiceGauges {
         let balancer = self.balancer.borrow();
         let load = balancer.pending_on_all();
         let idle = self.idle_count.get() as u64;
@@ -463,7 +464,7 @@ impl Upstream {
             pool_size: idle + load,
             pool_cached: idle,
             pool_waiters: self.gate.waiting() as u64,
-            retry_budget: self.rules.borrow().retries.balance(now),
+            retry_budget: self.rules.borrow().retries.balance(context),
         }
     }
 
