@@ -268,16 +268,24 @@ impl Upstream {
             let has_entered = endpoint.state.running.enter(max);
             has_entered.then(|| Pick { endpoint: endpoint.clone(), is_probe: false, has_entered })
         };
+        let (mut ask, mut full) = (*ask, 0);
         for _ in 0..MAX_EFFORT {
-            let slot = self.balancer.borrow_mut().pick(ask, rng).ok_or(NoPick::NoEndpoint)?;
+            let slot = self.balancer.borrow_mut().pick(&ask, rng).ok_or(NoPick::NoEndpoint)?;
             if let Some(pick) = enter(slot) {
                 return Ok(pick);
             }
+            full = slot as u32;
+            // A key goes to the next on its ring, unless it is to stay away from another already.
+            ask.avoid = ask.avoid.or(Some(slot));
         }
         self.count(context, |counts| counts.max_effort_exhausted += 1);
         let balancer = self.balancer.borrow();
         let all = balancer.eligible();
-        let first = rng.below(all.len().max(1));
+        // What belongs together stays together: it goes to the same neighbour of its own.
+        let first = match ask.key {
+            Some(_) => all.partition_point(|slot| *slot <= full),
+            None => rng.below(all.len().max(1)),
+        };
         let mut from_there = all[first..].iter().chain(&all[..first]).map(|slot| *slot as usize);
         from_there.find_map(enter).ok_or(NoPick::AllFull)
     }
