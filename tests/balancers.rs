@@ -76,11 +76,12 @@ fn a_key_whose_endpoint_is_out_moves_and_comes_back() {
         let user = before.iter().position(|name| name == "0").expect("one of sixty");
         (0..3).for_each(|_| drop(ask(user, "x-fail: 1\r\n")));
         let out: Vec<String> = (0..60).map(|user| ask(user, "")).collect();
-        // The probe may come in between, and then it is back.
+        // The probe may come in between, which is whatever request comes next; then it is back.
         let begun = Instant::now();
-        for (user, (before, out)) in before.iter().zip(&out).enumerate() {
-            assert!(before == "0" || before == out, "user {user} moved without need");
-        }
+        let moved = |(before, out): &(&String, &String)| *before != "0" && before != out;
+        let moved: Vec<_> = before.iter().zip(&out).filter(moved).collect();
+        let by_probe = moved.len() <= 1 && moved.iter().all(|(_, out)| *out == "0");
+        assert!(by_probe, "moved without need: {moved:?}");
         while (0..60).map(|user| ask(user, "")).collect::<Vec<_>>() != before {
             assert!(begun.elapsed() < common::DEADLINE, "they did not all come back");
         }

@@ -276,7 +276,7 @@ impl Upstream {
             }
             full = slot as u32;
             // A key goes to the next on its ring, unless it is to stay away from another already.
-            ask.avoid = ask.avoid.or(Some(slot));
+            ask.avoid = ask.avoid.or(ask.key.map(|_| slot));
         }
         self.count(context, |counts| counts.max_effort_exhausted += 1);
         let balancer = self.balancer.borrow();
