@@ -38,6 +38,14 @@ pub(super) struct Planner {
     last_layout: Option<(Topology, Arc<Layout>)>,
 }
 
+/// What a planner went by before it adopted another configuration.
+pub(super) struct Before {
+    pub(super) config: Arc<Config>,
+    servers: Vec<ServerPlan>,
+    /// Services whose endpoints count as discovered since, though they were configured.
+    seeded: Vec<String>,
+}
+
 /// A service's part of a plan, and what it was made of.
 struct Made {
     service: Service,
@@ -80,23 +88,27 @@ impl Planner {
         self.servers.iter().map(|server| server.address).collect()
     }
 
-    /// Goes by another configuration, whose servers have been bound, from the next plan on. What it
-    /// went by before, should there be none.
-    pub(super) fn adopt(
-        &mut self,
-        config: Arc<Config>,
-        servers: Vec<ServerPlan>,
-    ) -> (Arc<Config>, Vec<ServerPlan>) {
+    /// Goes by another configuration, whose servers have been bound, from the next plan on.
+    pub(super) fn adopt(&mut self, config: Arc<Config>, servers: Vec<ServerPlan>) -> Before {
         let before = std::mem::replace(&mut self.config, config);
         let servers = std::mem::replace(&mut self.servers, servers);
+        let mut seeded = Vec::new();
         for service in self.config.services.iter().filter(|it| it.discovery.is_some()) {
             // One that had its endpoints in the configuration keeps them until others are found.
             let is_it = |it: &&Service| it.name == service.name && it.discovery.is_none();
             if let Some(it) = before.services.iter().find(is_it) {
                 self.discovered.insert(it.name.clone(), it.endpoints.clone());
+                seeded.push(it.name.clone());
             }
         }
-        (before, servers)
+        Before { config: before, servers, seeded }
+    }
+
+    /// Goes by what it went by before: no plan was made of what came then.
+    pub(super) fn go_back(&mut self, before: Before) {
+        self.config = before.config;
+        self.servers = before.servers;
+        before.seeded.iter().for_each(|name| drop(self.discovered.remove(name)));
     }
 
     /// What is not configured any more need not be known.

@@ -178,7 +178,7 @@ impl Reign<'_> {
             Err(why) => return Ok(Err(why)),
         };
         let undiscovered = self.planner.undiscovered();
-        let (before, servers_before) = self.planner.adopt(config.clone(), servers);
+        let before = self.planner.adopt(config.clone(), servers);
         self.control.discover(&config);
         // A service that is new has its endpoints before it is asked for them.
         self.await_endpoints(&undiscovered)?;
@@ -191,8 +191,8 @@ impl Reign<'_> {
                 Ok(Ok((plan, sockets)))
             }
             Err(why) => {
-                self.control.discover(&before);
-                self.planner.adopt(before, servers_before);
+                self.control.discover(&before.config);
+                self.planner.go_back(before);
                 self.planner.forget();
                 Ok(Err(why.to_string()))
             }

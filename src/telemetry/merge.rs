@@ -108,6 +108,9 @@ impl Merger {
 
     /// A new generation of ids. Series that it does not have any more go after `series_ttl`.
     pub fn apply(&mut self, layout: Arc<Layout>, now: Instant) {
+        if Arc::ptr_eq(&layout, &self.layout) {
+            return;
+        }
         rename(&mut self.state.servers, &layout.servers, now, ServerStats::new);
         rename(&mut self.state.targets, &layout.targets, now, TargetStats::new);
         rename(&mut self.state.endpoints, &layout.endpoints, now, EndpointStats::new);
