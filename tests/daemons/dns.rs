@@ -24,10 +24,7 @@ struct NameServer {
 
 impl NameServer {
     fn new() -> NameServer {
-        // Free for UDP a moment ago; nobody else takes ports of this range by number.
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let port = socket.local_addr().expect("an address").port();
-        NameServer { folder: Folder::new(), port, daemon: None }
+        NameServer { folder: Folder::new(), port: free_port(), daemon: None }
     }
 
     /// Serves these names, by lines of `hosts`, and what `more` arguments say.
@@ -59,6 +56,24 @@ impl NameServer {
         let status = Command::new("kill").args(["-HUP", &pid.to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()));
     }
+}
+
+/// Free for UDP and TCP a moment ago. Of those that the kernel gives nobody who asks for any: a
+/// connection of another test's may have each of the others.
+fn free_port() -> u16 {
+    static TRIED: AtomicUsize = AtomicUsize::new(0);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let range = range.expect("Linux says which those are");
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
+    let below: usize = first.filter(|first| *first > 12_000).unwrap_or(32_768);
+    let ours = std::process::id() as usize * 37;
+    let is_free = |port: &u16| {
+        let address = ("127.0.0.1", *port);
+        UdpSocket::bind(address).is_ok() && std::net::TcpListener::bind(address).is_ok()
+    };
+    let tried = || TRIED.fetch_add(1, Ordering::SeqCst);
+    let ports = (0..1_000).map(|_| (10_000 + (ours + tried()) % (below - 10_000)) as u16);
+    ports.into_iter().find(is_free).expect("one of a thousand is free")
 }
 
 /// dnsmasq gives up root for somebody else, who may not read our files.

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use super::log::Log;
@@ -97,15 +98,17 @@ impl Drop for Dnsmasq {
     }
 }
 
-/// For UDP and TCP.
+/// Free for UDP and TCP a moment ago, and of those that the kernel gives nobody who asks for any:
+/// while the server is away, no connection of anybody's may take it.
 fn free_port() -> SocketAddr {
-    loop {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let address = socket.local_addr().expect("an address");
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 20_000) as u16;
+    let addresses = (0..1_000).map(|_| {
+        let port = first + TRIED.fetch_add(1, Ordering::SeqCst) % 2_000;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    });
+    let is_free = |it: &SocketAddr| UdpSocket::bind(it).is_ok() && TcpListener::bind(it).is_ok();
+    addresses.into_iter().find(is_free).expect("one of a thousand is free")
 }
 
 #[tokio::test]
