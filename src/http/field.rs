@@ -35,11 +35,21 @@ impl<'b> Field<'b> {
 pub enum FieldName {
     Other,
     Authorization,
+    /// A trace's context in one field.
+    B3,
+    /// The same in up to five.
+    B3Flags,
+    B3ParentSpanId,
+    B3Sampled,
+    B3SpanId,
+    B3TraceId,
     Connection,
     ContentLength,
     Cookie,
     /// Linkerd's `l5d-ctx-deadline`.
     CtxDeadline,
+    /// Linkerd's `l5d-ctx-trace`.
+    CtxTrace,
     Expect,
     Forwarded,
     Host,
@@ -49,7 +59,12 @@ pub enum FieldName {
     ProxyAuthenticate,
     ProxyAuthorization,
     ProxyConnection,
+    /// Linkerd's `l5d-sample`.
+    Sample,
     Te,
+    /// W3C Trace Context.
+    TraceParent,
+    TraceState,
     Trailer,
     TransferEncoding,
     Upgrade,
@@ -68,15 +83,34 @@ impl FieldName {
     pub fn of(name: &[u8]) -> FieldName {
         use FieldName as F;
         match name.len() {
-            2 => pick(name, &[(b"te", F::Te)]),
+            2 => pick(name, &[(b"te", F::Te), (b"b3", F::B3)]),
             3 => pick(name, &[(b"via", F::Via)]),
             4 => pick(name, &[(b"host", F::Host)]),
             6 => pick(name, &[(b"cookie", F::Cookie), (b"expect", F::Expect)]),
             7 => pick(name, &[(b"upgrade", F::Upgrade), (b"trailer", F::Trailer)]),
             9 => pick(name, &[(b"forwarded", F::Forwarded)]),
-            10 => pick(name, &[(b"connection", F::Connection), (b"keep-alive", F::KeepAlive)]),
-            12 => pick(name, &[(b"max-forwards", F::MaxForwards)]),
-            13 => pick(name, &[(b"authorization", F::Authorization)]),
+            10 => pick(
+                name,
+                &[
+                    (b"connection", F::Connection),
+                    (b"keep-alive", F::KeepAlive),
+                    (b"tracestate", F::TraceState),
+                    (b"x-b3-flags", F::B3Flags),
+                    (b"l5d-sample", F::Sample),
+                ],
+            ),
+            11 => pick(name, &[(b"traceparent", F::TraceParent), (b"x-b3-spanid", F::B3SpanId)]),
+            12 => pick(
+                name,
+                &[
+                    (b"x-b3-traceid", F::B3TraceId),
+                    (b"x-b3-sampled", F::B3Sampled),
+                    (b"max-forwards", F::MaxForwards),
+                ],
+            ),
+            13 => {
+                pick(name, &[(b"authorization", F::Authorization), (b"l5d-ctx-trace", F::CtxTrace)])
+            }
             14 => pick(
                 name,
                 &[
@@ -100,6 +134,7 @@ impl FieldName {
                     (b"transfer-encoding", F::TransferEncoding),
                     (b"transfer_encoding", F::FramingTwin),
                     (b"x-forwarded-proto", F::XForwardedProto),
+                    (b"x-b3-parentspanid", F::B3ParentSpanId),
                 ],
             )
             .or_else_twin(name),
@@ -138,17 +173,56 @@ fn or_twin(name: &[u8], found: FieldName) -> FieldName {
 
 /// Which known fields a head has; one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Seen(u32);
+pub struct Seen(u64);
 
-const _: () = assert!((FieldName::ForwardedTwin as u32) < u32::BITS);
+const _: () = assert!((FieldName::ForwardedTwin as u32) < u64::BITS);
 
 impl Seen {
+    /// What carries a trace's context, or a wish about sampling.
+    pub const TRACING: Seen = Seen::of(&[
+        FieldName::B3,
+        FieldName::B3Flags,
+        FieldName::B3ParentSpanId,
+        FieldName::B3Sampled,
+        FieldName::B3SpanId,
+        FieldName::B3TraceId,
+        FieldName::CtxTrace,
+        FieldName::Sample,
+        FieldName::TraceParent,
+        FieldName::TraceState,
+    ]);
+
+    pub const fn of(names: &[FieldName]) -> Seen {
+        let (mut seen, mut at) = (0, 0);
+        while at < names.len() {
+            seen |= 1 << names[at] as u32;
+            at += 1;
+        }
+        Seen(seen)
+    }
+
     pub fn add(&mut self, name: FieldName) {
         self.0 |= 1 << name as u32;
     }
 
     pub fn has(self, name: FieldName) -> bool {
         self.0 & (1 << name as u32) != 0
+    }
+
+    /// Those that both have.
+    #[must_use]
+    pub fn and(self, other: Seen) -> Seen {
+        Seen(self.0 & other.0)
+    }
+
+    /// Those of this one that the other has not.
+    #[must_use]
+    pub fn without(self, other: Seen) -> Seen {
+        Seen(self.0 & !other.0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -186,6 +260,17 @@ mod tests {
             ("Transfer_Encoding", FieldName::FramingTwin),
             ("L5d-Ctx-Deadline", FieldName::CtxDeadline),
             ("l5d_ctx_deadline", FieldName::Other),
+            ("B3", FieldName::B3),
+            ("X-B3-TraceId", FieldName::B3TraceId),
+            ("x-b3-spanid", FieldName::B3SpanId),
+            ("X-B3-PARENTSPANID", FieldName::B3ParentSpanId),
+            ("X-B3-Sampled", FieldName::B3Sampled),
+            ("x-b3-flags", FieldName::B3Flags),
+            ("TraceParent", FieldName::TraceParent),
+            ("tracestate", FieldName::TraceState),
+            ("l5d-ctx-trace", FieldName::CtxTrace),
+            ("L5d-Sample", FieldName::Sample),
+            ("trace-parent", FieldName::Other),
             ("X_Forwarded-For", FieldName::ForwardedTwin),
             ("x_forwarded_host", FieldName::ForwardedTwin),
             ("X-Forwarded_Proto", FieldName::ForwardedTwin),
@@ -195,6 +280,19 @@ mod tests {
         for (name, kind) in known {
             assert_eq!(FieldName::of(name.as_bytes()), kind, "{name}");
         }
+    }
+
+    #[test]
+    fn sets_of_kinds() {
+        let mut seen = Seen::default();
+        assert!(seen.and(Seen::TRACING).is_empty());
+        seen.add(FieldName::Host);
+        seen.add(FieldName::XForwardedProto);
+        assert!(seen.and(Seen::TRACING).is_empty());
+        seen.add(FieldName::TraceState);
+        assert_eq!(seen.and(Seen::TRACING), Seen::of(&[FieldName::TraceState]));
+        let rest = seen.without(Seen::TRACING);
+        assert_eq!(rest, Seen::of(&[FieldName::XForwardedProto, FieldName::Host]));
     }
 
     #[test]

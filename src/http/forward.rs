@@ -103,13 +103,23 @@ pub fn goes_no_further(name: FieldName) -> bool {
         | FieldName::Upgrade => true,
         FieldName::Other
         | FieldName::Authorization
+        | FieldName::B3
+        | FieldName::B3Flags
+        | FieldName::B3ParentSpanId
+        | FieldName::B3Sampled
+        | FieldName::B3SpanId
+        | FieldName::B3TraceId
         | FieldName::ContentLength
         | FieldName::Cookie
         | FieldName::CtxDeadline
+        | FieldName::CtxTrace
         | FieldName::Expect
         | FieldName::Forwarded
         | FieldName::Host
         | FieldName::MaxForwards
+        | FieldName::Sample
+        | FieldName::TraceParent
+        | FieldName::TraceState
         | FieldName::Trailer
         | FieldName::Via
         | FieldName::XForwardedFor

@@ -13,6 +13,7 @@ mod host;
 mod message;
 mod method;
 mod reason;
+mod sampling;
 mod target;
 
 pub use deadline::{Deadline, TimeLeft};
@@ -24,4 +25,5 @@ pub use host::{Authority, host_is_valid, split_authority};
 pub use message::{Framing, Request, RequestFacts, Response, ResponseFacts, UpgradeToken};
 pub use method::{Method, Version};
 pub use reason::{Reason, Retry};
+pub use sampling::Sampling;
 pub use target::{Form, Target};

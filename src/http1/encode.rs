@@ -50,6 +50,16 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends one field, and says at which byte of `out` its value begins.
+pub fn placed_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> usize {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    let at = out.len();
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+    at
+}
+
 /// Appends a request's head for the upstream, without the closing empty line.
 ///
 /// With `upgrade_allowed` the protocol that `facts.upgrade` found, and it alone, is asked for.
@@ -59,6 +69,18 @@ pub fn request(
     rules: &ForwardRules,
     peer: &PeerText,
     upgrade_allowed: bool,
+) {
+    request_without(out, request, rules, peer, upgrade_allowed, Seen::default());
+}
+
+/// As [`request`], without the fields of the kinds in `dropped`, which the caller writes anew.
+pub fn request_without(
+    out: &mut Vec<u8>,
+    request: &Request<'_, '_>,
+    rules: &ForwardRules,
+    peer: &PeerText,
+    upgrade_allowed: bool,
+    dropped: Seen,
 ) {
     out.extend_from_slice(request.method_bytes);
     out.push(b' ');
@@ -76,7 +98,7 @@ pub fn request(
         }
         if it.kind == FieldName::Other {
             field(out, it.name, it.value);
-        } else {
+        } else if !dropped.has(it.kind) {
             known_request_field(out, request, it, rules, peer, written);
             written.add(it.kind);
         }

@@ -47,6 +47,24 @@ fn a_plain_request_goes_on_as_it_came() {
 }
 
 #[test]
+fn fields_that_are_written_anew_stay_behind() {
+    let bytes = b"GET / HTTP/1.1\r\nHost: h\r\nb3: 0\r\nX-B3-Sampled: 1\r\nA: 1\r\n\
+        tracestate: a=1\r\nB3: 1\r\n\r\n";
+    let mut storage = FieldStorage::new();
+    let parsed = RequestParser::default().parse(bytes, &mut storage);
+    let (parsed, _) = parsed.unwrap().unwrap();
+    let peer = PeerText::new(Peer { ip: None, port: 0 });
+    let mut out = Vec::new();
+    let kept = Seen::of(&[FieldName::TraceState]);
+    request_without(&mut out, &parsed, &OFF, &peer, false, Seen::TRACING.without(kept));
+    let at = placed_field(&mut out, b"b3", b"d");
+    assert_eq!(out[at..], *b"d\r\n");
+    let expected = "GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\ntracestate: a=1\r\nb3: d\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+    assert!(sent(std::str::from_utf8(bytes).unwrap()).contains("b3: 0\r\n"), "if nobody asks");
+}
+
+#[test]
 fn fields_of_the_hop_stay_behind() {
     let bytes = "POST / HTTP/1.1\r\nHost: h\r\n\
         Connection: close, X-Hop, host, transfer-encoding\r\n\

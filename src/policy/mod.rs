@@ -14,6 +14,7 @@ pub mod hash_key;
 pub mod health;
 pub mod rng;
 pub mod route;
+pub mod sampler;
 mod window;
 
 pub use accrual::{Accrual, Ejection, EjectionState, Report, Watch, may_eject};
@@ -25,3 +26,4 @@ pub use concurrency::{Admission, ConcurrencyLimit, retry_after_secs};
 pub use hash_key::HashKey;
 pub use rng::Rng;
 pub use route::{ClimbsAboveRoot, Route, RouteTable};
+pub use sampler::Sampler;

@@ -8,7 +8,8 @@
 //!
 //! In reading order: `layout` (ids), `buckets` and `samples` (values by id), `record` (what a shard
 //! does), `distribution`, `state` and `merge` (what the telemetry thread has), `names` (what it is
-//! called), `process`, `collect`, `feed` and `exporters` (how it is told).
+//! called), `process`, `collect`, `feed` and `exporters` (how it is told); `trace` (a request's
+//! place in its trace, and its spans).
 //!
 //! A shard never waits for this thread, and this thread never asks a shard for anything.
 
@@ -26,4 +27,5 @@ pub mod record;
 mod sample;
 pub mod samples;
 pub mod state;
+pub mod trace;
 pub mod tree;
