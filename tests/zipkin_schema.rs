@@ -1,10 +1,10 @@
 //! Every span passes Zipkin's own schema (openzipkin/zipkin-api): spans of random requests, with
 //! everything that may be missing missing at times, and labels of letters from all over the world.
 //!
-//! Reads `../shared/corpora/zipkin` or `$RINGLANE_CORPORA/zipkin`; where that is missing, nothing is
-//! checked, and it says so. The judge knows the keywords that this schema uses, and refuses to judge
-//! by one that it does not know. It is stricter in one thing: what the schema does not name is not
-//! there.
+//! Reads `../shared/corpora/zipkin` or `$RINGLANE_CORPORA/zipkin`; where that is missing, nothing
+//! is checked, and it says so. The judge knows the keywords that this schema uses, and refuses to
+//! judge by one that it does not know. It is stricter in one thing: what the schema does not name
+//! is not there.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -95,7 +95,7 @@ fn the_judge_refuses_what_is_wrong() {
         ("tags", r#"{"a": 1}"#),
         ("surplus", "1"),
     ] {
-        assert_eq!(set(key, value), 1, "{key}: {value}");
+        assert!(set(key, value) > 0, "{key}: {value}");
     }
 }
 

@@ -1,12 +1,12 @@
 //! Spans in Zipkin's v2 JSON.
 //!
-//! | field | from |
-//! |---|---|
-//! | `name` | method and service in lower case: few names, that say what was called |
-//! | `localEndpoint` | the server's address, and this hop's name |
-//! | `remoteEndpoint` | SERVER: the client's address; CLIENT: the endpoint's, and the service's name |
-//! | `annotations` | `wr` and `ws` (the last bytes that came in and went out), `connect start`, `connect end`, `first byte` |
-//! | `tags` | as in `tags` below |
+//! - `name`: method and service in lower case; few names, which say what was called.
+//! - `localEndpoint`: the server's address, and this hop's name.
+//! - `remoteEndpoint`: of a SERVER span the client's address, of a CLIENT span the endpoint's and
+//!   the service's name.
+//! - `annotations`: `wr` and `ws` (the last bytes that came in and went out), `connect start`,
+//!   `connect end`, `first byte`.
+//! - `tags`: as in `tags` below.
 //!
 //! A trace's id of which the high half is zero is written with 16 digits: senders differ in whether
 //! they fill it up, and one trace must not become two. Nothing is `shared`: each hop has spans of

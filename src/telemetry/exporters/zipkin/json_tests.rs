@@ -68,8 +68,7 @@ fn at(ms: u64) -> Value {
 }
 
 /// Fails once with 503 over a new connection, and is retried over a pooled one.
-#[test]
-fn a_request_that_is_retried() {
+fn retried() -> (Trail, Vec<Value>) {
     let came = "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1";
     let mut trail = trail(hop(came, Sampling::Yes), "POST", "/a%20\"b?secret=1");
     trail.routed(0);
@@ -83,6 +82,13 @@ fn a_request_that_is_retried() {
     trail.answered(ms(40));
     trail.attempt_ended(ms(50), &attempt(Some(200), None, 128));
     let spans = told(&trail, ms(51), &request(200, None, 1), &Naming::default());
+    assert_eq!(spans.len(), 3);
+    (trail, spans)
+}
+
+#[test]
+fn the_server_of_a_request_that_is_retried() {
+    let (_, spans) = retried();
     let server = json!({
         "traceId": "80f198ee56343ba864fe8b2a57d3eff7",
         "parentId": "e457b5a2e4d86bd1",
@@ -110,6 +116,11 @@ fn a_request_that_is_retried() {
         },
     });
     assert_eq!(spans[0], server);
+}
+
+#[test]
+fn both_attempts_of_a_request_that_is_retried() {
+    let (trail, spans) = retried();
     let first = json!({
         "traceId": "80f198ee56343ba864fe8b2a57d3eff7",
         "parentId": "00000000000000f1",
