@@ -11,6 +11,7 @@ pub mod page;
 mod probe;
 pub mod prometheus;
 pub mod statsd;
+pub mod zipkin;
 
 use std::pin::Pin;
 

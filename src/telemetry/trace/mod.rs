@@ -6,6 +6,9 @@
 //!   (the fields)       (ids)          (rates, caps)                        (the head)
 //! ```
 //!
+//! A [`Trail`] gathers what is learnt of a request that is recorded, or may yet be kept for what
+//! comes of it, and turns it into one SERVER [`Span`] and a CLIENT span for each attempt.
+//!
 //! Four forms are read: `b3`, `x-b3-*`, `traceparent` with `tracestate`, and Linkerd's
 //! `l5d-ctx-trace`. What came is passed on in the forms that it came in, else in those that are
 //! configured. Where several came, each fact is taken from the first form that states it, in that
@@ -26,11 +29,15 @@ mod hop;
 mod ids;
 mod incoming;
 mod l5d;
+mod span;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod w3c;
 
 pub use context::{Form, Forms};
 pub use hop::{Hop, Places};
 pub use ids::{SpanId, TraceId};
 pub use incoming::Incoming;
+pub use span::{Client, Connection, METHOD_BYTES, PATH_BYTES, Role, Span, Spans, Text};
+pub use trail::Trail;

@@ -1,0 +1,250 @@
+//! What tracing costs a request: its context read and written in each form, and the whole of what
+//! is done for one that is not sampled (bound: 50 ns). And what a span costs whoever tells it.
+//!
+//! Pure code on bytes in memory: `cargo bench --bench trace`. Fields are parsed beforehand, since
+//! they are for every request; what longer heads cost the kernel is measured by `proxybench`.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ringlane::http::{ForwardRules, Method, Peer, PeerText, Request, Sampling};
+use ringlane::http1::{FieldStorage, RequestParser, encode};
+use ringlane::policy::Rng;
+use ringlane::policy::sampler::{Asked, Keep, Outcome, Rate, Sampler};
+use ringlane::telemetry::exporters::zipkin::{Naming, Told, batch};
+use ringlane::telemetry::layout::{Occupied, Registry, ServerName, ServiceFacts, Topology};
+use ringlane::telemetry::record::{Attempt, AttemptEnd, RequestEnd};
+use ringlane::telemetry::trace::{Forms, Hop, Incoming, Places, Spans, Trail};
+
+const SEED: u64 = 7;
+
+const FORMS: [(&str, &str); 6] = [
+    ("nothing", ""),
+    ("b3", "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0\r\n"),
+    (
+        "x-b3",
+        "x-b3-traceid: 80f198ee56343ba864fe8b2a57d3eff7\r\nx-b3-spanid: e457b5a2e4d86bd1\r\n\
+        x-b3-parentspanid: 05e3ac9a4f6e3b90\r\nx-b3-sampled: 0\r\n",
+    ),
+    ("w3c", "traceparent: 00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-00\r\n"),
+    (
+        "l5d-ctx-trace",
+        "l5d-ctx-trace: 5Fe1ouTYa9EF46yaT247kGT+iypX0+/3AAAAAAAAAAKA8ZjuVjQ7qA==\r\n",
+    ),
+    (
+        "x-b3 and w3c",
+        "x-b3-traceid: 80f198ee56343ba864fe8b2a57d3eff7\r\nx-b3-spanid: e457b5a2e4d86bd1\r\n\
+        x-b3-parentspanid: 05e3ac9a4f6e3b90\r\nx-b3-sampled: 0\r\n\
+        traceparent: 00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-00\r\n\
+        tracestate: ringlane=1\r\n",
+    ),
+];
+
+fn head(context: &str) -> String {
+    format!("GET /articles HTTP/1.1\r\nHost: www.example.com\r\nAccept: */*\r\n{context}\r\n")
+}
+
+fn with_request<T>(context: &str, run: impl FnOnce(&Request<'_, '_>) -> T) -> T {
+    let bytes = head(context);
+    let mut storage = FieldStorage::new();
+    let parsed = RequestParser::default().parse(bytes.as_bytes(), &mut storage);
+    let (request, _) = parsed.expect("valid").expect("whole");
+    run(&request)
+}
+
+fn write(hop: &Hop, out: &mut Vec<u8>) -> Places {
+    hop.write(|name, value| encode::placed_field(out, name, value))
+}
+
+/// All that is done about tracing for a request that turns out not to be sampled.
+fn unsampled(
+    request: &Request<'_, '_>,
+    forms: Forms,
+    sampler: &mut Sampler,
+    rng: &mut Rng,
+    out: &mut Vec<u8>,
+) -> Places {
+    let incoming = Incoming::read(request.fields, request.facts.seen);
+    let mut hop = Hop::begin(&incoming, forms, || rng.next_u64());
+    let (trace_low, came) = (hop.trace().low(), incoming.sampling);
+    let asked = Asked { trace_low, came, rate: incoming.rate };
+    let decision = sampler.decide(&asked, Duration::ZERO);
+    hop.decided(decision.passed_on, decision.recorded || sampler.may_keep());
+    write(&hop, out)
+}
+
+fn contexts(criterion: &mut Criterion) {
+    let mut out = Vec::with_capacity(4096);
+    let mut group = criterion.benchmark_group("trace context");
+    for (name, context) in FORMS {
+        with_request(context, |request| {
+            group.bench_function(format!("read, {name}"), |bencher| {
+                bencher.iter(|| {
+                    let request = black_box(request);
+                    Incoming::read(request.fields, request.facts.seen)
+                });
+            });
+            let incoming = Incoming::read(request.fields, request.facts.seen);
+            assert_eq!((incoming.malformed, incoming.sampling.is_some()), (0, !context.is_empty()));
+            let mut hop = Hop::begin(&incoming, Forms::DEFAULT, || 7);
+            hop.decided(Sampling::Yes, true);
+            group.bench_function(format!("write, {name}"), |bencher| {
+                bencher.iter(|| {
+                    out.clear();
+                    write(black_box(&hop), &mut out)
+                });
+            });
+            out.clear();
+            let places = write(&hop, &mut out);
+            group.bench_function(format!("another attempt, {name}"), |bencher| {
+                bencher.iter(|| black_box(&hop).write_attempt(&places, black_box(&mut out), 1));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The bound is for the case of a plain request: `nothing`, with the default of what goes on.
+fn requests(criterion: &mut Criterion) {
+    let mut out = Vec::with_capacity(4096);
+    let mut rng = Rng::new(SEED);
+    let mut group = criterion.benchmark_group("unsampled request");
+    let cases = [("", Rate::NEVER, Some(1_000)), (", rate 0.001", Rate::new(0.001), None)];
+    for (suffix, rate, cap) in cases {
+        let mut sampler = Sampler::new(rate, Keep::NOTHING, cap, 2);
+        for (name, context) in FORMS {
+            with_request(context, |request| {
+                group.bench_function(format!("{name}{suffix}"), |bencher| {
+                    bencher.iter(|| {
+                        out.clear();
+                        let request = black_box(request);
+                        unsampled(request, Forms::DEFAULT, &mut sampler, &mut rng, &mut out)
+                    });
+                });
+            });
+        }
+    }
+    let mut off = Sampler::OFF;
+    with_request("", |request| {
+        group.bench_function("nothing, switched off and nothing propagated", |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                unsampled(black_box(request), Forms::default(), &mut off, &mut rng, &mut out)
+            });
+        });
+        let rules = ForwardRules::default();
+        let peer = PeerText::new(Peer { ip: None, port: 0 });
+        group.bench_function("for scale: the head, without", |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                encode::request(&mut out, black_box(request), &rules, &peer, false);
+            });
+        });
+    });
+    group.finish();
+}
+
+fn decisions(criterion: &mut Criterion) {
+    let mut rng = Rng::new(SEED);
+    let keep = Keep { failed: true, retried: true, slower_than: Some(Duration::from_secs(1)) };
+    let mut sampler = Sampler::new(Rate::new(0.001), keep, Some(1_000), 2);
+    let mut now = Duration::ZERO;
+    let mut group = criterion.benchmark_group("sampler");
+    group.bench_function("decide, 0.001", |bencher| {
+        bencher.iter(|| {
+            now += Duration::from_micros(20);
+            sampler.decide(&Asked { trace_low: rng.next_u64(), came: None, rate: None }, now)
+        });
+    });
+    group.bench_function("keeps, a request like any other", |bencher| {
+        let outcome = Outcome { failed: false, retried: false, took: Duration::from_millis(1) };
+        bencher.iter(|| sampler.keeps(black_box(&outcome), 2, now));
+    });
+    group.finish();
+}
+
+/// A request of one attempt, from its head to two spans; and a batch of such spans as JSON.
+fn spans(criterion: &mut Criterion) {
+    const BATCH: usize = 1_000;
+    let mut group = criterion.benchmark_group("spans");
+    let mut spans = Spans::new(BATCH);
+    let request = with_request(FORMS[1].1, |request| {
+        let incoming = Incoming::read(request.fields, request.facts.seen);
+        let mut hop = Hop::begin(&incoming, Forms::DEFAULT, || 7);
+        hop.decided(Sampling::Yes, true);
+        let mut spare = Vec::new();
+        group.bench_function("recorded, one attempt", |bencher| {
+            bencher.iter(|| {
+                record(black_box(request), &hop, &mut spans);
+                if spans.is_full(2) {
+                    spare = spans.take(std::mem::take(&mut spare)).0;
+                }
+            });
+        });
+        spans.take(Vec::new());
+        while !spans.is_full(2) {
+            record(request, &hop, &mut spans);
+        }
+        spans.take(Vec::new()).0
+    });
+    let topology = Topology {
+        servers: vec![ServerName { router: "http".into(), address: ([127, 0, 0, 1], 80).into() }],
+        services: vec![ServiceFacts {
+            name: "web".into(),
+            algorithm: "ewma",
+            endpoints: vec!["127.0.0.1:8080".into()],
+            routers: vec!["http".into()],
+        }],
+    };
+    let layout = Registry::new(100, Duration::from_secs(600)).apply(
+        &topology,
+        Instant::now(),
+        &Occupied::default(),
+    );
+    let naming = Naming::default();
+    let told = Told { layout: &layout, epoch: Duration::from_secs(1_700_000_000), naming: &naming };
+    let mut out = Vec::new();
+    group.throughput(Throughput::Elements(request.len() as u64));
+    group.bench_function("a batch as Zipkin's JSON", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            batch(&mut out, black_box(&request), &told);
+            out.len()
+        });
+    });
+    group.finish();
+}
+
+fn record(request: &Request<'_, '_>, hop: &Hop, spans: &mut Spans) {
+    let at = Duration::from_micros;
+    let peer = Peer { ip: "192.0.2.7".parse().ok(), port: 50_123 };
+    debug_assert_eq!(request.method, Method::Get);
+    let mut trail = Trail::begin(*hop, at(1), 0, peer, request.method_bytes, &request.target);
+    trail.routed(0);
+    trail.attempt_begun(0, "127.0.0.1:8080".parse().ok(), Attempt::First, at(2));
+    trail.pooled();
+    trail.answered(at(500));
+    let end = AttemptEnd {
+        status: Some(200),
+        failure: None,
+        latency: at(500),
+        request_bytes: 0,
+        response_bytes: 128,
+    };
+    trail.attempt_ended(at(500), &end);
+    let end = RequestEnd {
+        status: 200,
+        failure: None,
+        latency: at(500),
+        proxy_latency: at(5),
+        request_bytes: 0,
+        response_bytes: 128,
+        retries: 0,
+        attempts: 1,
+    };
+    trail.ended(at(501), &end, spans);
+}
+
+criterion_group!(trace, contexts, requests, decisions, spans);
+criterion_main!(trace);
