@@ -15,7 +15,7 @@ use ringlane::policy::sampler::{Asked, Keep, Outcome, Rate, Sampler};
 use ringlane::telemetry::exporters::zipkin::{Naming, Told, batch};
 use ringlane::telemetry::layout::{Occupied, Registry, ServerName, ServiceFacts, Topology};
 use ringlane::telemetry::record::{Attempt, AttemptEnd, RequestEnd};
-use ringlane::telemetry::trace::{Forms, Hop, Incoming, Places, Spans, Trail};
+use ringlane::telemetry::trace::{Forms, Hop, Incoming, Places, Said, Spans, Trail};
 
 const SEED: u64 = 7;
 
@@ -220,7 +220,9 @@ fn record(request: &Request<'_, '_>, hop: &Hop, spans: &mut Spans) {
     let at = Duration::from_micros;
     let peer = Peer { ip: "192.0.2.7".parse().ok(), port: 50_123 };
     debug_assert_eq!(request.method, Method::Get);
-    let mut trail = Trail::begin(*hop, at(1), 0, peer, request.method_bytes, &request.target);
+    let (method, target) = (request.method_bytes, &request.target);
+    let said = Said { server: 0, peer, method, target, request_id: b"" };
+    let mut trail = Trail::begin(*hop, at(1), &said);
     trail.routed(0);
     trail.attempt_begun(0, "127.0.0.1:8080".parse().ok(), Attempt::First, at(2));
     trail.pooled();

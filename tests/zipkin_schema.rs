@@ -16,7 +16,7 @@ use ringlane::telemetry::layout::{
     Layout, NO_ENDPOINT, Occupied, Registry, ServerName, ServiceFacts, Topology,
 };
 use ringlane::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
-use ringlane::telemetry::trace::{Forms, Hop, Incoming, Span, Spans, Trail};
+use ringlane::telemetry::trace::{Forms, Hop, Incoming, Said, Span, Spans, Trail};
 use serde_json::Value;
 
 const SEED: u64 = 9_411;
@@ -163,7 +163,10 @@ fn one_request(rng: &mut Rng, spans: &mut Spans) {
     let port = one_of(rng, &[0, 1, 65_535]);
     let peer = Peer { ip: ip.map(|ip| ip.parse().expect("an address")), port };
     let server = one_of(rng, &[0, 1, 2, 3, 99]);
-    let mut trail = Trail::begin(hop, now, server, peer, method.as_bytes(), &target);
+    let method = method.as_bytes();
+    let request_id = if rng.below(2) == 0 { &b""[..] } else { b"a-1 \xff" };
+    let said = Said { server, peer, method, target: &target, request_id };
+    let mut trail = Trail::begin(hop, now, &said);
     if rng.below(10) > 0 {
         trail.routed(rng.below(18) as u32);
     }

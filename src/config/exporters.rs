@@ -13,7 +13,7 @@ use super::leaves::Check;
 use super::near;
 
 /// A kind of exporter, as far as configuration is concerned.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct ExporterSpec {
     pub kind: &'static str,
     pub keys: &'static [ExporterKey],
@@ -21,17 +21,19 @@ pub struct ExporterSpec {
     pub by_default: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct ExporterKey {
     pub name: &'static str,
     pub shape: Shape,
 }
 
 /// What a key takes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Shape {
     /// A whole number.
     Number { default: u64, least: u64, most: u64 },
+    /// A part of all, from 0 to 1.
+    Share { default: f64 },
     /// One of these; the first is the default.
     Word(&'static [&'static str]),
     /// Any text, with what is said of it in errors. Without a default it must be there.
@@ -50,6 +52,7 @@ pub struct ExporterSettings {
 #[derive(Debug, Clone, PartialEq)]
 enum Setting {
     Number(u64),
+    Share(f64),
     Text(String),
 }
 
@@ -58,6 +61,7 @@ impl ExporterSettings {
     pub fn defaults(spec: &'static ExporterSpec) -> ExporterSettings {
         let value = |key: &ExporterKey| match key.shape {
             Shape::Number { default, .. } => Setting::Number(default),
+            Shape::Share { default } => Setting::Share(default),
             Shape::Word(words) => Setting::Text(words[0].to_owned()),
             Shape::Text { default, .. } => Setting::Text(default.unwrap_or_default().to_owned()),
         };
@@ -76,11 +80,24 @@ impl ExporterSettings {
         self
     }
 
+    pub fn with_share(mut self, name: &'static str, share: f64) -> ExporterSettings {
+        self.values.insert(name, Setting::Share(share));
+        self
+    }
+
     /// A key of shape `Number`.
     pub fn number(&self, name: &str) -> u64 {
         match self.values.get(name) {
             Some(Setting::Number(number)) => *number,
             _ => unreachable!("{name} is no number of {}", self.spec.kind),
+        }
+    }
+
+    /// A key of shape `Share`, if the kind has it.
+    pub fn share(&self, name: &str) -> Option<f64> {
+        match self.values.get(name) {
+            Some(Setting::Share(share)) => Some(*share),
+            _ => None,
         }
     }
 
@@ -96,6 +113,7 @@ impl ExporterSettings {
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Value)> {
         self.values.iter().map(|(name, setting)| match setting {
             Setting::Number(number) => (*name, Value::from(*number)),
+            Setting::Share(share) => (*name, Value::from(*share)),
             Setting::Text(text) => (*name, Value::from(text.as_str())),
         })
     }
@@ -173,6 +191,7 @@ fn setting(key: &ExporterKey, leaf: &Option<Value>, at: &Path, check: &mut Check
         Shape::Number { default, least, most } => {
             Setting::Number(check.number(at, leaf, default, least..=most))
         }
+        Shape::Share { default } => Setting::Share(check.share(at, leaf, default)),
         Shape::Word(words) => {
             let words: Vec<(&str, &str)> = words.iter().map(|word| (*word, *word)).collect();
             Setting::Text(check.word(at, leaf, words[0].1, &words).to_owned())

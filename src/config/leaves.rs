@@ -64,6 +64,19 @@ impl Check<'_> {
         default
     }
 
+    /// A part of all.
+    pub(super) fn share(&mut self, at: &Path, leaf: &Leaf, default: f64) -> f64 {
+        let Some(value) = leaf else { return default };
+        match value.as_f64() {
+            Some(share) if (0.0..=1.0).contains(&share) => share,
+            number => {
+                let wrong = if number.is_some() { "out of range" } else { "wrong type" };
+                self.refuse(at, wrong, value, "a number from 0 to 1, such as 0.001");
+                default
+            }
+        }
+    }
+
     pub(super) fn millis(&mut self, at: &Path, leaf: &Leaf, default: u64) -> Duration {
         Duration::from_millis(self.number(at, leaf, default, 1..=MAX_MS))
     }

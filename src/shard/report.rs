@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use crate::ring;
+use crate::telemetry::collect::SpanOutlet;
 use crate::telemetry::layout::Layout;
 use crate::telemetry::record::{Gauges, Outlet, Recorder, ShardFigures};
 
@@ -20,6 +21,7 @@ const LAST_FLUSH: Duration = Duration::from_secs(1);
 pub struct Reporting {
     pub layout: Arc<Layout>,
     pub outlet: Outlet,
+    pub spans: SpanOutlet,
     pub interval: Duration,
 }
 
@@ -39,7 +41,7 @@ struct Last {
 
 impl Reporter {
     pub(super) fn new(shard: usize, reporting: Reporting, started: Instant) -> Reporter {
-        let Reporting { layout, outlet, interval } = reporting;
+        let Reporting { layout, outlet, interval, .. } = reporting;
         Reporter {
             recorder: RefCell::new(Recorder::new(shard, layout, outlet)),
             interval,

@@ -81,7 +81,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let started = Instant::now();
     let mut planner = Planner::new(config.clone(), started, servers);
     let plan = planner.plan(&Occupied::default())?;
-    let (reporting, collector) = telemetry(&plan);
+    let (reporting, collector) = telemetry(&plan, started);
     let hub = collector.as_ref().map(|(_, hub)| hub.clone());
     let info = admin::Info { version: options.version, logging: options.logging };
     let listeners = planner.addresses();
@@ -167,17 +167,17 @@ fn start_shards(
 }
 
 /// What each shard reports with, and what the control thread collects it with.
-fn telemetry(plan: &Plan) -> (Vec<Option<Reporting>>, Option<(Inlet, Hub)>) {
+fn telemetry(plan: &Plan, started: Instant) -> (Vec<Option<Reporting>>, Option<(Inlet, Hub)>) {
     let shards = plan.config.runtime.shards.len();
     let (Some(settings), Some(layout)) = (&plan.config.telemetry, &plan.layout) else {
         return (vec![None; shards], None);
     };
     let hub = control::hub_of(&plan.config);
     hub.update(|merger| merger.apply(layout.clone(), Instant::now()));
-    let (outlets, inlet) = collect::channels(shards);
-    let reporting = outlets.into_iter().map(|outlet| {
+    let (outlets, inlet) = collect::channels(shards, started);
+    let reporting = outlets.into_iter().map(|(outlet, spans)| {
         let layout = layout.clone();
-        Some(Reporting { layout, outlet, interval: settings.flush_interval })
+        Some(Reporting { layout, outlet, spans, interval: settings.flush_interval })
     });
     (reporting.collect(), Some((inlet, hub)))
 }

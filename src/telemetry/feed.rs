@@ -1,12 +1,13 @@
-//! What an exporter is given: the last merged state, word of each new one, and a place to count
-//! what failed.
+//! What an exporter is given: the last merged state, word of each new one, the spans and the recent
+//! requests, and a place to count what was sent and what failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::merge::Merger;
+use super::spans::{Batch, Queue, Recents};
 use super::state::State;
 
 /// One per exporter.
@@ -22,7 +23,28 @@ pub struct Feed {
 pub struct Hub {
     merger: Arc<Mutex<Merger>>,
     published: Arc<watch::Sender<u64>>,
-    failures: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    books: Arc<Mutex<Books>>,
+}
+
+/// What is known of exporters, by their kind; of two of one kind, the sum.
+#[derive(Debug, Default)]
+struct Books {
+    failures: BTreeMap<&'static str, u64>,
+    /// Those that deliver spans to a collector, with what it took.
+    collectors: Vec<Collector>,
+    /// Those that use them up here.
+    watchers: Vec<Arc<Queue>>,
+    recorded: u64,
+    /// By shard; the latest of each.
+    recents: VecDeque<Arc<Recents>>,
+    recents_capacity: usize,
+}
+
+#[derive(Debug)]
+struct Collector {
+    exporter: &'static str,
+    queue: Arc<Queue>,
+    sent: u64,
 }
 
 impl Hub {
@@ -31,12 +53,12 @@ impl Hub {
         Hub {
             merger: Arc::new(Mutex::new(merger)),
             published: Arc::new(watch::Sender::new(version)),
-            failures: Arc::default(),
+            books: Arc::default(),
         }
     }
 
     pub fn feed(&self, exporter: &'static str) -> Feed {
-        lock(&self.failures).entry(exporter).or_default();
+        lock(&self.books).failures.entry(exporter).or_default();
         Feed { exporter, hub: self.clone() }
     }
 
@@ -49,12 +71,60 @@ impl Hub {
         let mut merger = lock(&self.merger);
         change(&mut merger);
         let state = merger.state_mut();
-        for (exporter, failures) in lock(&self.failures).iter() {
-            state.telemetry.export_failures.set(exporter, *failures);
-        }
+        lock(&self.books).show(state);
         let version = state.version;
         drop(merger);
         self.published.send_replace(version);
+    }
+
+    /// Hands spans to every exporter that takes them.
+    pub(super) fn offer(&self, batch: &Arc<Batch>) {
+        let mut books = lock(&self.books);
+        books.recorded += batch.spans.len() as u64;
+        books.collectors.iter().for_each(|it| it.queue.push(batch.clone()));
+        books.watchers.iter().for_each(|queue| queue.push(batch.clone()));
+    }
+
+    /// Spans that were recorded, and for which there was no room on the way here.
+    pub(super) fn dropped(&self, spans: u64) {
+        let mut books = lock(&self.books);
+        books.recorded += spans;
+        books.collectors.iter().for_each(|it| it.queue.drop_more(spans));
+    }
+
+    /// A shard's latest requests.
+    pub(super) fn requested(&self, recents: Recents) {
+        lock(&self.books).keep(recents);
+    }
+}
+
+impl Books {
+    fn show(&self, state: &mut State) {
+        let telemetry = &mut state.telemetry;
+        for (exporter, failures) in &self.failures {
+            telemetry.export_failures.set(exporter, *failures);
+        }
+        telemetry.spans_recorded = self.recorded;
+        let (mut sent, mut dropped) = (BTreeMap::new(), BTreeMap::new());
+        for it in &self.collectors {
+            *sent.entry(it.exporter).or_default() += it.sent;
+            *dropped.entry(it.exporter).or_default() += it.queue.dropped();
+        }
+        sent.iter().for_each(|(exporter, spans)| telemetry.spans_sent.set(exporter, *spans));
+        dropped.iter().for_each(|(exporter, spans)| telemetry.spans_dropped.set(exporter, *spans));
+    }
+
+    /// As many as are needed to have the latest requests of all shards.
+    fn keep(&mut self, recents: Recents) {
+        self.recents.push_back(Arc::new(recents));
+        let mut kept: usize = self.recents.iter().map(|it| it.requests.len()).sum();
+        // What one shard brings is within the capacity: the last of it goes on being whole.
+        while let Some(oldest) = self.recents.front()
+            && kept - oldest.requests.len() >= self.recents_capacity
+        {
+            kept -= oldest.requests.len();
+            self.recents.pop_front();
+        }
     }
 }
 
@@ -71,7 +141,44 @@ impl Feed {
 
     /// Counts an export that failed, under this exporter's name.
     pub fn failed(&self) {
-        *lock(&self.hub.failures).entry(self.exporter).or_default() += 1;
+        *lock(&self.hub.books).failures.entry(self.exporter).or_default() += 1;
+    }
+
+    /// Spans from now on, for an exporter that delivers them to a collector: of each it will say
+    /// whether it was [`Feed::sent`]; what finds no room among the `most` spans that wait counts
+    /// as dropped.
+    pub fn collect_spans(&self, most: usize) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(most));
+        let collector = Collector { exporter: self.exporter, queue: queue.clone(), sent: 0 };
+        lock(&self.hub.books).collectors.push(collector);
+        queue
+    }
+
+    /// Spans from now on, for an exporter that uses them up itself.
+    pub fn watch_spans(&self, most: usize) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(most));
+        lock(&self.hub.books).watchers.push(queue.clone());
+        queue
+    }
+
+    /// A collector has taken so many spans of the exporter's `queue`.
+    pub fn sent(&self, queue: &Arc<Queue>, spans: u64) {
+        let mut books = lock(&self.hub.books);
+        let is_it = |it: &&mut Collector| Arc::ptr_eq(&it.queue, queue);
+        if let Some(collector) = books.collectors.iter_mut().find(is_it) {
+            collector.sent += spans;
+        }
+    }
+
+    /// The latest requests are kept from now on: so many, and perhaps more.
+    pub fn keep_recents(&self, capacity: usize) {
+        let mut books = lock(&self.hub.books);
+        books.recents_capacity = books.recents_capacity.max(capacity);
+    }
+
+    /// The latest requests, by shard and flush, in no order of time.
+    pub fn recents(&self) -> Vec<Arc<Recents>> {
+        lock(&self.hub.books).recents.iter().cloned().collect()
     }
 }
 

@@ -26,6 +26,7 @@ pub mod record;
 #[cfg(test)]
 mod sample;
 pub mod samples;
+pub mod spans;
 pub mod state;
 pub mod trace;
 pub mod tree;

@@ -12,7 +12,8 @@ use super::record::{
     Attempt, AttemptEnd, Cause, NodeGauges, Outlet, Recorder, RequestEnd, ServiceGauges,
     ShardFigures,
 };
-use crate::http::Reason;
+use super::trace::{Forms, Hop, Incoming, Said, Span, Spans, Trail};
+use crate::http::{Method, Peer, Reason, Seen, Target};
 
 /// Two shards, one server, a service `web` with two endpoints: 1,000 requests of which 10 failed
 /// with 503 from upstream, one refused as malformed, one without a route, one still under way.
@@ -59,6 +60,26 @@ pub(super) fn layout(endpoints: &[&str]) -> Arc<Layout> {
         Instant::now(),
         &Occupied::default(),
     )
+}
+
+/// A request's own span: `GET /articles`, answered with 200 after 40 ms.
+pub(super) fn span() -> Span {
+    let hop = Hop::begin(&Incoming::read(&[], Seen::default()), Forms::DEFAULT, || 7);
+    let target = Target::parse(b"/articles?page=2", Method::Get).expect("a target");
+    let peer = Peer { ip: Some([192, 0, 2, 7].into()), port: 50_123 };
+    let said = Said { server: 0, peer, method: b"GET", target: &target, request_id: b"" };
+    let mut trail = Trail::begin(hop, Duration::from_millis(10), &said);
+    trail.routed(0);
+    let end = RequestEnd {
+        status: 200,
+        failure: None,
+        latency: Duration::from_millis(40),
+        attempts: 0,
+        ..unroutable()
+    };
+    let mut spans = Spans::new(1);
+    trail.ended(Duration::from_millis(50), &end, &mut spans);
+    spans.take(Vec::new()).0.pop().expect("a span")
 }
 
 fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {

@@ -176,8 +176,11 @@ pub struct TelemetryStats {
     /// What the last merge took.
     pub merge_us: u64,
     pub snapshots: u64,
-    pub spans_sent: u64,
-    pub spans_dropped: u64,
+    /// Whatever became of them.
+    pub spans_recorded: u64,
+    /// By exporter that delivers spans. Of each: what was recorded is sent, dropped or waits.
+    pub spans_sent: Split,
+    pub spans_dropped: Split,
     /// By exporter; an exporter that never failed has 0.
     pub export_failures: Split,
 }

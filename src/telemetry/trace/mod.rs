@@ -29,6 +29,7 @@ mod hop;
 mod ids;
 mod incoming;
 mod l5d;
+mod recent;
 mod span;
 #[cfg(test)]
 mod tests;
@@ -39,5 +40,8 @@ pub use context::{Form, Forms};
 pub use hop::{Hop, Places};
 pub use ids::{SpanId, TraceId};
 pub use incoming::Incoming;
-pub use span::{Client, Connection, METHOD_BYTES, PATH_BYTES, Role, Span, Spans, Text};
-pub use trail::Trail;
+pub use recent::Recent;
+pub use span::{
+    Client, Connection, METHOD_BYTES, PATH_BYTES, REQUEST_ID_BYTES, Role, Span, Spans, Text,
+};
+pub use trail::{Said, Trail};

@@ -17,6 +17,9 @@ pub const METHOD_BYTES: usize = 20;
 /// What of a path is kept.
 pub const PATH_BYTES: usize = 128;
 
+/// What of a client's request id is kept.
+pub const REQUEST_ID_BYTES: usize = 64;
+
 const _: () = assert!(PATH_BYTES <= u8::MAX as usize);
 
 /// Text of up to `N` bytes.
@@ -47,6 +50,10 @@ impl<const N: usize> Text<N> {
 
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -87,7 +94,12 @@ pub struct Span {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Role {
-    Server { peer: Peer, retries: u32 },
+    Server {
+        peer: Peer,
+        /// The client's (`l5d-reqid`); empty: it sent none, and the trace's id is it.
+        request_id: Text<REQUEST_ID_BYTES>,
+        retries: u32,
+    },
     Client(Client),
 }
 

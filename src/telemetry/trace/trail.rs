@@ -8,7 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::hop::Hop;
-use super::span::{Client, Connection, METHOD_BYTES, PATH_BYTES, Role, Span, Spans, Text};
+use super::recent::Recent;
+use super::span::{
+    Client, Connection, METHOD_BYTES, PATH_BYTES, REQUEST_ID_BYTES, Role, Span, Spans, Text,
+};
 use crate::http::{Peer, Sampling, Target};
 use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
 
@@ -21,6 +24,7 @@ pub struct Trail {
     target: Option<u32>,
     method: Text<METHOD_BYTES>,
     path: Text<PATH_BYTES>,
+    request_id: Text<REQUEST_ID_BYTES>,
     first: Option<Tried>,
     more: Vec<Tried>,
 }
@@ -50,26 +54,33 @@ impl Tried {
     }
 }
 
+/// What a request says of itself, for its trail.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// The server that it came to.
+    pub server: u32,
+    pub peer: Peer,
+    pub method: &'a [u8],
+    pub target: &'a Target<'a>,
+    /// Empty: none.
+    pub request_id: &'a [u8],
+}
+
 impl Trail {
     /// A head is complete, at `now`.
-    pub fn begin(
-        hop: Hop,
-        now: Duration,
-        server: u32,
-        peer: Peer,
-        method: &[u8],
-        target: &Target<'_>,
-    ) -> Trail {
+    pub fn begin(hop: Hop, now: Duration, said: &Said<'_>) -> Trail {
+        let target = said.target;
         let mut path = Text::new(if target.prefix_slash { b"/" } else { b"" });
         path.push(target.path.split(|&byte| byte == b'?').next().unwrap_or_default());
         Trail {
             hop,
             began: now,
-            server,
-            peer,
+            server: said.server,
+            peer: said.peer,
             target: None,
-            method: Text::new(method),
+            method: Text::new(said.method),
             path,
+            request_id: Text::new(said.request_id),
             first: None,
             more: Vec::new(),
         }
@@ -165,7 +176,11 @@ impl Trail {
             request_bytes: end.request_bytes,
             response_bytes: end.response_bytes,
             first_byte: last.and_then(|tried| tried.first_byte),
-            role: Role::Server { peer: self.peer, retries: end.retries },
+            role: Role::Server {
+                peer: self.peer,
+                request_id: self.request_id,
+                retries: end.retries,
+            },
         };
         let clients = (0..).zip(attempts()).map(|(nth, tried)| {
             let mut span = server;
@@ -174,6 +189,31 @@ impl Trail {
             span
         });
         spans.add(self.spans() as usize, std::iter::once(server).chain(clients));
+    }
+
+    /// The same as one line. `is_recorded`: its spans are.
+    pub fn recent(&self, end: &RequestEnd, is_recorded: bool) -> Recent {
+        let last = self.more.last().or(self.first.as_ref());
+        Recent {
+            trace: self.hop.trace(),
+            span: self.hop.server(),
+            request_id: self.request_id,
+            is_recorded,
+            began: self.began,
+            took: end.latency,
+            peer: self.peer,
+            server: self.server,
+            target: self.target,
+            endpoint: last.map(|tried| tried.client.endpoint),
+            method: self.method,
+            path: self.path,
+            status: end.status,
+            failure: end.failure,
+            attempts: end.attempts,
+            retries: end.retries,
+            request_bytes: end.request_bytes,
+            response_bytes: end.response_bytes,
+        }
     }
 
     fn last(&mut self) -> Option<&mut Tried> {

@@ -186,8 +186,11 @@ fn tags(tags: &mut Object<'_>, span: &Span, names: &Names<'_>) {
     }
     tags.number_as_text("http.request.size", span.request_bytes);
     tags.number_as_text("http.response.size", span.response_bytes);
-    if let Role::Server { retries, .. } = span.role {
-        tags.number_as_text("retries", u64::from(retries));
+    if let Role::Server { retries, request_id, .. } = &span.role {
+        tags.number_as_text("retries", u64::from(*retries));
+        if !request_id.is_empty() {
+            tags.text("l5d-reqid", request_id.as_str());
+        }
     }
     if let Some(failure) = span.failure {
         tags.text("error", Cause::label(failure.index()));

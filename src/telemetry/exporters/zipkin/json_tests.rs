@@ -6,7 +6,7 @@ use super::*;
 use crate::http::{Peer, Reason, Sampling, Seen, Target};
 use crate::telemetry::record::{AttemptEnd, RequestEnd};
 use crate::telemetry::sample;
-use crate::telemetry::trace::{Forms, Hop, Incoming, Spans, Trail};
+use crate::telemetry::trace::{Forms, Hop, Incoming, Said, Spans, Trail};
 
 const EPOCH: Duration = Duration::from_micros(1_700_000_000_000_000);
 
@@ -32,7 +32,9 @@ fn hop(came: &str, decision: Sampling) -> Hop {
 fn trail(hop: Hop, method: &str, target: &str) -> Trail {
     let parsed = Target::parse(target.as_bytes(), Method::Get).unwrap();
     let peer = Peer { ip: "::ffff:192.0.2.7".parse().ok(), port: 50_123 };
-    Trail::begin(hop, ms(10), 0, peer, method.as_bytes(), &parsed)
+    let method = method.as_bytes();
+    let said = Said { server: 0, peer, method, target: &parsed, request_id: b"" };
+    Trail::begin(hop, ms(10), &said)
 }
 
 fn request(status: u16, failure: Option<Cause>, retries: u32) -> RequestEnd {

@@ -1,0 +1,155 @@
+//! Spans between the shards and the exporters: batches, and one bounded queue per exporter.
+//!
+//! A batch is shared by all queues. Where a queue is full its oldest batches give way: what is
+//! newer is more likely to be asked for. So a collector that is away costs the queue's bound and
+//! nothing else, and every span that is not sent is counted as dropped, by exporter.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use tokio::sync::Notify;
+
+use super::layout::Layout;
+use super::trace::{Recent, Span};
+
+/// What a shard hands over at once.
+#[derive(Debug)]
+pub struct Batch {
+    pub spans: Vec<Span>,
+    /// By whose ids they speak.
+    pub layout: Arc<Layout>,
+    /// When the process's clock began, since 1970.
+    pub epoch: Duration,
+    /// Where the buffer goes back to.
+    pub(super) returns: Option<Sender<Vec<Span>>>,
+}
+
+/// A shard's latest requests, the oldest first.
+#[derive(Debug)]
+pub struct Recents {
+    pub requests: Vec<Recent>,
+    pub layout: Arc<Layout>,
+    pub epoch: Duration,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if let Some(returns) = &self.returns {
+            // A shard that has enough, or has ended, needs no more.
+            let _ = returns.try_send(std::mem::take(&mut self.spans));
+        }
+    }
+}
+
+/// What waits for one exporter.
+#[derive(Debug)]
+pub struct Queue {
+    most: usize,
+    waiting: Mutex<Waiting>,
+    came: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    batches: VecDeque<Arc<Batch>>,
+    spans: usize,
+    dropped: u64,
+}
+
+impl Queue {
+    /// For up to `most` spans, or for one batch where that is larger.
+    pub fn new(most: usize) -> Queue {
+        Queue { most, waiting: Mutex::default(), came: Notify::new() }
+    }
+
+    /// Adds a batch; the oldest ones go where there is no room for it.
+    pub fn push(&self, batch: Arc<Batch>) {
+        let mut waiting = self.lock();
+        waiting.spans += batch.spans.len();
+        waiting.batches.push_back(batch);
+        while waiting.spans > self.most && waiting.batches.len() > 1 {
+            if let Some(oldest) = waiting.batches.pop_front() {
+                waiting.spans -= oldest.spans.len();
+                waiting.dropped += oldest.spans.len() as u64;
+            }
+        }
+        drop(waiting);
+        self.came.notify_one();
+    }
+
+    /// Counts spans that never came this far.
+    pub fn drop_more(&self, spans: u64) {
+        self.lock().dropped += spans;
+    }
+
+    /// The oldest batch that waits.
+    pub fn try_next(&self) -> Option<Arc<Batch>> {
+        let mut waiting = self.lock();
+        let batch = waiting.batches.pop_front()?;
+        waiting.spans -= batch.spans.len();
+        Some(batch)
+    }
+
+    /// The same, once there is one.
+    pub async fn next(&self) -> Arc<Batch> {
+        loop {
+            if let Some(batch) = self.try_next() {
+                return batch;
+            }
+            self.came.notified().await;
+        }
+    }
+
+    /// Spans that have found no room since the beginning.
+    pub fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// A panic ends the process, so nobody ever sees what a panicking thread left behind.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::sample;
+
+    fn batch(spans: usize) -> Arc<Batch> {
+        let spans = vec![sample::span(); spans];
+        let layout = Arc::new(Layout::default());
+        Arc::new(Batch { spans, layout, epoch: Duration::ZERO, returns: None })
+    }
+
+    #[test]
+    fn the_oldest_give_way_and_are_counted() {
+        let queue = Queue::new(10);
+        [4, 5, 3].into_iter().for_each(|spans| queue.push(batch(spans)));
+        assert_eq!(queue.dropped(), 4);
+        assert_eq!(queue.try_next().map(|it| it.spans.len()), Some(5));
+        // One that is larger than all the room is taken all the same.
+        queue.push(batch(11));
+        assert_eq!((queue.dropped(), queue.try_next().map(|it| it.spans.len())), (7, Some(11)));
+        assert!(queue.try_next().is_none());
+        queue.drop_more(2);
+        assert_eq!(queue.dropped(), 9);
+    }
+
+    #[test]
+    fn buffers_go_back_once_nobody_needs_them() {
+        let (returns, returned) = crossbeam_channel::bounded(1);
+        let mut one = batch(2);
+        Arc::get_mut(&mut one).expect("it is not shared yet").returns = Some(returns);
+        let queues = [Queue::new(10), Queue::new(10)];
+        queues.iter().for_each(|queue| queue.push(one.clone()));
+        drop(one);
+        queues.iter().for_each(|queue| {
+            assert!(returned.is_empty());
+            drop(queue.try_next());
+        });
+        assert_eq!(returned.try_recv().map(|it| it.len()), Ok(2));
+    }
+}
