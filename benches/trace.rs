@@ -54,7 +54,7 @@ fn with_request<T>(context: &str, run: impl FnOnce(&Request<'_, '_>) -> T) -> T 
 }
 
 fn write(hop: &Hop, out: &mut Vec<u8>) -> Places {
-    hop.write(|name, value| encode::placed_field(out, name, value))
+    hop.write(out)
 }
 
 /// All that is done about tracing for a request that turns out not to be sampled.

@@ -3,7 +3,7 @@
 //! What shards are told is `shard::Command`: it carries what shards share, which nobody else may
 //! touch.
 
-use crate::config::Endpoint;
+use crate::config::{self, Endpoint};
 
 /// To the supervisor: from shards, signals, discovery and admin.
 pub enum Event {
@@ -25,6 +25,8 @@ pub enum Event {
     Reload { done: Done },
     /// The operator asked admin to treat an endpoint otherwise.
     SetEndpoint { change: EndpointChange, done: Done },
+    /// The operator asked admin to record other requests than so far.
+    SetTracing { change: TracingChange, done: Done },
     /// Discovery has found other endpoints for a service.
     Discovered { service: String, endpoints: Vec<Endpoint> },
 }
@@ -42,4 +44,25 @@ pub struct EndpointChange {
     pub drained: Option<bool>,
     /// From 1 to 1000.
     pub weight: Option<u32>,
+}
+
+/// How requests are traced from now on, whatever the configuration says; `None`: as they were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TracingChange {
+    pub enabled: Option<bool>,
+    /// From 0 to 1.
+    pub sample_rate: Option<f64>,
+    /// 0: no limit.
+    pub max_spans_per_sec: Option<u32>,
+    pub keep_failed: Option<bool>,
+    pub keep_retried: Option<bool>,
+    /// 0: none is kept for its latency.
+    pub keep_slower_than_ms: Option<u64>,
+}
+
+/// How they are traced now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    pub enabled: bool,
+    pub settings: config::Tracing,
 }

@@ -8,6 +8,7 @@
 mod endpoints;
 mod guard;
 mod logging;
+mod traces;
 mod views;
 
 use std::net::{SocketAddr, TcpListener};
@@ -28,14 +29,14 @@ use tower_http::compression::CompressionLayer;
 pub use self::logging::Logging;
 
 use crate::config::Config;
-use crate::control::{Done, EndpointChange};
+use crate::control::{Done, EndpointChange, Tracing, TracingChange};
 use crate::telemetry::feed::Hub;
 
 #[cfg(test)]
 mod tests;
 
 /// What is answered with a hint where nothing is known by the path asked for.
-const PATHS: [&str; 19] = [
+const PATHS: [&str; 22] = [
     "GET /admin/ping",
     "GET /admin/live",
     "GET /admin/ready",
@@ -47,9 +48,12 @@ const PATHS: [&str; 19] = [
     "GET /metrics",
     "GET /admin/clients.json",
     "GET /admin/shards.json",
+    "GET /admin/requests.json",
     "GET /admin/route?method=&host=&path=",
     "GET /admin/logging",
     "PUT /admin/logging",
+    "GET /admin/tracing",
+    "PUT /admin/tracing",
     "POST /admin/endpoints/<address>",
     "POST /admin/reload",
     "POST /admin/drain",
@@ -73,6 +77,8 @@ pub enum Request {
     Reload(Done),
     /// Treat an endpoint otherwise.
     SetEndpoint(EndpointChange, Done),
+    /// Record other requests than so far.
+    SetTracing(TracingChange, Done),
 }
 
 /// Receives requests on the control thread, which it must not hold up.
@@ -91,6 +97,8 @@ pub struct Current {
     pub config: Arc<Config>,
     /// Where the servers came to listen, in the order of the configuration.
     pub listeners: Vec<SocketAddr>,
+    /// `None`: `telemetry: off`.
+    pub tracing: Option<Tracing>,
 }
 
 /// What the interface reports; clones share it.
@@ -129,6 +137,15 @@ impl State {
     /// A reload has been taken over.
     pub fn set_current(&self, current: Current) {
         *self.lock() = current;
+    }
+
+    /// The operator has set it.
+    pub fn set_tracing(&self, tracing: Option<Tracing>) {
+        self.lock().tracing = tracing;
+    }
+
+    fn tracing(&self) -> Option<Tracing> {
+        self.lock().tracing.clone()
     }
 
     fn config(&self) -> Arc<Config> {
@@ -181,6 +198,7 @@ fn app(context: Context, routes: axum::Router) -> axum::Router {
         .route("/admin/shards.json", get(views::shards))
         .route("/admin/route", get(views::route))
         .route("/admin/logging", get(logging::show).put(logging::change))
+        .route("/admin/tracing", get(traces::show).put(traces::change))
         .route("/admin/endpoints/{*address}", post(endpoints::set))
         .route("/admin/reload", post(reload))
         .route("/admin/drain", post(drain))
@@ -210,7 +228,7 @@ async fn ready(extract::State(context): extract::State<Context>) -> Response {
 
 async fn server_info(extract::State(context): extract::State<Context>) -> Json<serde_json::Value> {
     let facts = &context.state.0;
-    let Current { config, listeners } = context.state.lock().clone();
+    let Current { config, listeners, .. } = context.state.lock().clone();
     let shards = &config.runtime.shards;
     let cores: Vec<usize> = shards.iter().map(|shard| shard.core).collect();
     let since_epoch = facts.started.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -36,8 +36,11 @@ fn start_with(keys: &str) -> Running {
     let address = listener.local_addr().unwrap();
     let info = Info { version: "1.2.3", logging: Logging::fixed("info") };
     let listeners = vec!["127.0.0.1:4140".parse().unwrap()];
-    let state = State::new(info, Current { config: Arc::new(config), listeners });
+    let settings = config.telemetry.as_ref().expect("it is on").tracing.clone();
+    let tracing = Some(Tracing { enabled: false, settings });
+    let state = State::new(info, Current { config: Arc::new(config), listeners, tracing });
     let (sender, requests) = mpsc::channel();
+    let changed = state.clone();
     let on_request: OnRequest = Box::new(move |request| {
         let text = match request {
             Request::Shutdown => "shutdown".to_owned(),
@@ -54,6 +57,14 @@ fn start_with(keys: &str) -> Running {
                 done(answer);
                 let EndpointChange { address, service, drained, weight } = change;
                 format!("{address} {service:?} {drained:?} {weight:?}")
+            }
+            Request::SetTracing(change, done) => {
+                let mut tracing = changed.tracing().expect("it was set");
+                tracing.enabled = change.enabled.unwrap_or(tracing.enabled);
+                changed.set_tracing(Some(tracing));
+                let refused = change.sample_rate == Some(0.5);
+                done(if refused { Err("no exporter".to_owned()) } else { Ok(String::new()) });
+                format!("tracing {:?} {:?}", change.enabled, change.keep_slower_than_ms)
             }
         };
         sender.send(text).unwrap();

@@ -12,7 +12,8 @@ use super::errors::Path;
 use super::leaves::Check;
 use super::near;
 
-/// A kind of exporter, as far as configuration is concerned.
+/// A kind of exporter, as far as configuration is concerned. One that takes spans has a key
+/// `sample_rate`, one that shows the latest requests a `capacity`.
 #[derive(Debug, PartialEq)]
 pub struct ExporterSpec {
     pub kind: &'static str,
@@ -97,6 +98,14 @@ impl ExporterSettings {
     pub fn share(&self, name: &str) -> Option<f64> {
         match self.values.get(name) {
             Some(Setting::Share(share)) => Some(*share),
+            _ => None,
+        }
+    }
+
+    /// How many of the latest requests it shows, if it is of a kind that does.
+    pub fn recents(&self) -> Option<usize> {
+        match self.values.get("capacity") {
+            Some(Setting::Number(capacity)) => Some(*capacity as usize),
             _ => None,
         }
     }

@@ -39,6 +39,7 @@ mod services;
 mod shape;
 mod show;
 mod telemetry;
+mod tracing;
 mod validate;
 mod yaml;
 
@@ -148,7 +149,38 @@ pub struct Telemetry {
     pub max_series: usize,
     /// How long the series of what is no longer configured stay.
     pub series_ttl: Duration,
+    pub tracing: Tracing,
     pub exporters: Vec<ExporterSettings>,
+}
+
+/// How requests are traced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// In what a trace goes on that begins here; without any it does not go on.
+    pub propagate: Vec<Propagation>,
+    /// From 0 to 1. `None`: no exporter takes spans, so that none are made.
+    pub sample_rate: Option<f64>,
+    /// `None`: no limit.
+    pub max_spans_per_sec: Option<u32>,
+    pub keep_failed: bool,
+    pub keep_retried: bool,
+    /// `None`: none is kept for its latency.
+    pub keep_slower_than: Option<Duration>,
+    /// As many of the latest requests are shown; 0: none.
+    pub recent_requests: usize,
+}
+
+/// A way to write a trace's context into a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// One `b3` field.
+    B3Single,
+    /// `x-b3-traceid` and its like.
+    B3Multi,
+    /// `traceparent`.
+    W3c,
+    /// `l5d-ctx-trace`.
+    Linkerd,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -93,8 +93,19 @@ pub(super) struct Telemetry {
     pub(super) flush_interval_ms: Leaf,
     pub(super) max_series: Leaf,
     pub(super) series_ttl_ms: Leaf,
+    pub(super) tracing: Section<Tracing>,
     /// Mappings whose keys depend on the kind: `exporters` reads them by the kinds' own tables.
     pub(super) exporters: Option<Vec<Value>>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tracing {
+    pub(super) propagate: Option<Vec<Leaf>>,
+    pub(super) max_spans_per_sec: Leaf,
+    pub(super) keep_failed: Leaf,
+    pub(super) keep_retried: Leaf,
+    pub(super) keep_slower_than_ms: Leaf,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -316,6 +327,7 @@ impl Short for Server {}
 impl Short for Route {}
 impl Short for RouterTimeouts {}
 impl Short for Forwarding {}
+impl Short for Tracing {}
 impl Short for Service {}
 impl Short for Discovery {}
 impl Short for Balancer {}

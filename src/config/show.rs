@@ -8,7 +8,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     Accrual, Admin, Asking, Backoff, Balancer, Classifier, Config, Discovery, FailureAccrual,
-    HealthCheck, Mode, Probe, Retries, Router, Runtime, Service, ShardSettings, Telemetry, cores,
+    HealthCheck, Mode, Probe, Retries, Router, Runtime, Service, ShardSettings, Telemetry, Tracing,
+    cores,
 };
 
 /// What stands for a secret.
@@ -112,7 +113,18 @@ fn telemetry(telemetry: &Telemetry) -> Value {
         ("flush_interval_ms", millis(telemetry.flush_interval)),
         ("max_series", (telemetry.max_series as u64).into()),
         ("series_ttl_ms", millis(telemetry.series_ttl)),
+        ("tracing", tracing(&telemetry.tracing)),
         ("exporters", exporters.collect()),
+    ])
+}
+
+fn tracing(tracing: &Tracing) -> Value {
+    map([
+        ("propagate", tracing.propagate.iter().map(|form| Value::from(form.name())).collect()),
+        ("max_spans_per_sec", tracing.max_spans_per_sec.unwrap_or(0).into()),
+        ("keep_failed", tracing.keep_failed.into()),
+        ("keep_retried", tracing.keep_retried.into()),
+        ("keep_slower_than_ms", millis(tracing.keep_slower_than.unwrap_or_default())),
     ])
 }
 

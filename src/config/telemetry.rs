@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::errors::Path;
 use super::exporters::{self, ExporterSpec};
 use super::leaves::Check;
-use super::{Telemetry, raw};
+use super::{Telemetry, raw, tracing};
 
 const FLUSH_INTERVAL_MS: u64 = 1_000;
 /// Endpoints of a service, or status codes of a server, beyond which there is `other`.
@@ -32,10 +32,12 @@ pub(super) fn telemetry(
     let max_series =
         check.number(&at.key("max_series"), &raw.max_series, MAX_SERIES, 10..=100_000) as usize;
     let exporters = raw.exporters.as_deref();
+    let exporters = exporters::exporters(exporters, &at.key("exporters"), specs, check);
     Some(Telemetry {
         flush_interval: Duration::from_millis(interval_ms),
         max_series,
         series_ttl: check.millis(&at.key("series_ttl_ms"), &raw.series_ttl_ms, SERIES_TTL_MS),
-        exporters: exporters::exporters(exporters, &at.key("exporters"), specs, check),
+        tracing: tracing::tracing(&raw.tracing.0, &at.key("tracing"), &exporters, check),
+        exporters,
     })
 }

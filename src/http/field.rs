@@ -59,6 +59,8 @@ pub enum FieldName {
     ProxyAuthenticate,
     ProxyAuthorization,
     ProxyConnection,
+    /// Linkerd's `l5d-reqid`.
+    RequestId,
     /// Linkerd's `l5d-sample`.
     Sample,
     Te,
@@ -88,7 +90,7 @@ impl FieldName {
             4 => pick(name, &[(b"host", F::Host)]),
             6 => pick(name, &[(b"cookie", F::Cookie), (b"expect", F::Expect)]),
             7 => pick(name, &[(b"upgrade", F::Upgrade), (b"trailer", F::Trailer)]),
-            9 => pick(name, &[(b"forwarded", F::Forwarded)]),
+            9 => pick(name, &[(b"forwarded", F::Forwarded), (b"l5d-reqid", F::RequestId)]),
             10 => pick(
                 name,
                 &[
@@ -269,6 +271,7 @@ mod tests {
             ("TraceParent", FieldName::TraceParent),
             ("tracestate", FieldName::TraceState),
             ("l5d-ctx-trace", FieldName::CtxTrace),
+            ("L5d-ReqId", FieldName::RequestId),
             ("L5d-Sample", FieldName::Sample),
             ("trace-parent", FieldName::Other),
             ("X_Forwarded-For", FieldName::ForwardedTwin),

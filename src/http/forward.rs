@@ -117,6 +117,7 @@ pub fn goes_no_further(name: FieldName) -> bool {
         | FieldName::Forwarded
         | FieldName::Host
         | FieldName::MaxForwards
+        | FieldName::RequestId
         | FieldName::Sample
         | FieldName::TraceParent
         | FieldName::TraceState

@@ -50,16 +50,6 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends one field, and says at which byte of `out` its value begins.
-pub fn placed_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> usize {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    let at = out.len();
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-    at
-}
-
 /// Appends a request's head for the upstream, without the closing empty line.
 ///
 /// With `upgrade_allowed` the protocol that `facts.upgrade` found, and it alone, is asked for.

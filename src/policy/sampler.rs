@@ -130,6 +130,19 @@ impl Sampler {
         (self.is_on, self.rate, self.keep) = (is_on, rate, keep);
     }
 
+    /// Another cap, or none; the same as before changes nothing.
+    pub fn set_cap(&mut self, max_spans_per_sec: Option<u32>, shards: u32) {
+        let cap = max_spans_per_sec.map(|cap| Cap::new(cap, shards));
+        let is_same = match (&self.cap, &cap) {
+            (Some(before), Some(now)) => before.per_span == now.per_span,
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            self.cap = cap;
+        }
+    }
+
     /// Whether a request that is not sampled may yet be kept, so that its spans are to be gathered.
     #[inline]
     pub fn may_keep(&self) -> bool {

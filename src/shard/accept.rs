@@ -5,8 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::context::Context;
 use super::exchange::{Exchange, Link};
 use super::ledger::{Bytes, Ledger};
+use super::traces::Ids;
 use super::upstream::Upstream;
-use crate::http::{Deadline, Framing, Method, PeerText, Reason, Request, TimeLeft, Version};
+use crate::http::{Deadline, Framing, Method, Peer, PeerText, Reason, Request, TimeLeft, Version};
 use crate::http1::encode;
 
 /// What the head of a request came to.
@@ -38,6 +39,12 @@ fn body_bytes(answer: &[u8]) -> u64 {
     head.map_or(0, |head| (answer.len() - head - 4) as u64)
 }
 
+/// Who sent it.
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    pub(super) text: PeerText,
+}
+
 /// A complete head that is answered with a reason of ours.
 pub(super) fn refused(
     mut ledger: Ledger,
@@ -46,20 +53,28 @@ pub(super) fn refused(
     head_only: bool,
     context: &Context,
 ) -> Head {
+    log_answer(None, reason, ledger.ids());
     let bytes = Bytes { request: 0, response: error_bytes(reason, head_only) };
     ledger.ended(context, Some(reason), Some(reason.status()), bytes);
     Head::Refused { reason, close, head_only }
 }
 
+/// Says in the log what was answered with a reason of ours, so that who has the client's id of a
+/// request, or its trace's, finds out why. Nothing is made of it where nobody reads it.
+pub(super) fn log_answer(service: Option<&str>, reason: Reason, ids: Ids) {
+    let (reason, trace_id) = (reason.label(), ids.trace.map(tracing::field::display));
+    tracing::debug!(service, reason, request_id = %ids, trace_id, "answered here");
+}
+
 /// Where a request goes, or why it goes nowhere.
 pub(super) fn accept(
     request: &Request<'_, '_>,
-    peer: &PeerText,
+    client: &Client,
     server: u32,
     link: &Link<'_>,
 ) -> Head {
     let (context, router) = (link.context, link.router);
-    let mut ledger = Ledger::begin(context, server);
+    let mut ledger = Ledger::begin(context, server, request, client.peer);
     let has_body =
         request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
     // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
@@ -99,7 +114,9 @@ pub(super) fn accept(
     let mut head = context.ring.buffer();
     let shortened = time.map(|time| with_deadline(request, time.forwarded));
     let sent_on = shortened.as_ref().unwrap_or(request);
-    encode::request(&mut head, sent_on, &router.rules, peer, asks_upgrade);
+    let (rules, peer, dropped) = (&router.rules, &client.text, ledger.trace.dropped());
+    encode::request_without(&mut head, sent_on, rules, peer, asks_upgrade, dropped);
+    ledger.trace.write(&mut head);
     encode::end(&mut head);
     upstream.rules().retries.deposit(context.ring.now());
     let mut exchange = Exchange::new(request, upstream, ledger, asks_upgrade, head, peer, link);

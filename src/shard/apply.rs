@@ -28,7 +28,12 @@ impl Context {
         let is_same = before.is_some_and(|before| Arc::ptr_eq(&before, &plan.config));
         let (upstreams, changed) = self.apply_services(plan);
         if let (Some(reporter), Some(layout)) = (&self.reporter, &plan.layout) {
+            // They speak by the ids that go.
+            self.hand_over_spans();
             reporter.apply(layout);
+        }
+        if let Some(tracing) = &plan.tracing {
+            self.tracer.borrow_mut().apply(tracing);
         }
         self.apply_targets(plan, &upstreams, |at| !is_same || changed[at]);
         if !is_same {

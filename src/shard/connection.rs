@@ -17,11 +17,12 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::accept::{Head, accept, error_bytes, refused};
+use super::accept::{self, Head, accept, error_bytes, log_answer, refused};
 use super::context::{Context, Drain, Hold, Router, Server};
 use super::exchange::{Exchange, Link, Turn};
 use super::ledger::Answer;
 use super::limits::Place;
+use super::traces::Ids;
 use super::transport::Transport;
 use super::tunnel::Tunnel;
 use crate::http::{Method, Peer, PeerText, Reason};
@@ -69,7 +70,7 @@ pub(super) struct Connection {
     client: Transport,
     waker: Waker,
     timer: Timer,
-    peer: PeerText,
+    peer: accept::Client,
     parser: RequestParser,
     awaits: Awaits,
     /// Requests in a row that came whole.
@@ -127,7 +128,7 @@ impl Connection {
             client: Transport::new(&context.ring, socket),
             timer: context.ring.timer(waker.clone()),
             waker,
-            peer: PeerText::new(peer),
+            peer: accept::Client { peer, text: PeerText::new(peer) },
             parser: RequestParser::default(),
             awaits: Awaits::Unset,
             small_requests: 0,
@@ -351,8 +352,7 @@ impl Connection {
             }
             Turn::Answer { reason, close } => {
                 let head_only = exchange.rules.method == Method::Head;
-                let service = &exchange.upstream.name;
-                tracing::debug!(service, reason = reason.label(), "answered here");
+                log_answer(Some(&exchange.upstream.name), reason, exchange.ledger.ids());
                 let close = close || self.is_closing();
                 self.recycle(exchange);
                 self.answer(reason, close, head_only)
@@ -435,6 +435,7 @@ impl Connection {
         self.requests += 1;
         let bytes = error_bytes(reason, false);
         self.context.record(|recorder| recorder.refused(self.server_id, reason, bytes));
+        log_answer(None, reason, Ids::NONE);
         self.answer(reason, true, false)
     }
 

@@ -11,6 +11,7 @@ use super::exchange::Exchange;
 use super::leftovers::Leftovers;
 use super::peers::Peers;
 use super::report::{Reporter, Reporting};
+use super::traces::Tracer;
 use super::upstream::Upstream;
 use crate::config::{ClientTimeouts, Config, ShardSettings};
 use crate::http::ForwardRules;
@@ -147,6 +148,7 @@ pub(super) struct Context {
     /// That was applied last.
     pub(super) config: RefCell<Option<Arc<Config>>>,
     pub(super) rng: RefCell<Rng>,
+    pub(super) tracer: RefCell<Tracer>,
     /// Answers that nobody wants.
     pub(super) leftovers: Leftovers,
     started: Instant,
@@ -175,6 +177,8 @@ impl Context {
         started: Instant,
         reporting: Option<Reporting>,
     ) -> Context {
+        let spans = reporting.as_ref().map(|reporting| reporting.spans.clone());
+        let tracer = RefCell::new(Tracer::new(number, peers.len(), spans));
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         Context {
@@ -189,6 +193,7 @@ impl Context {
             targets: RefCell::default(),
             config: RefCell::default(),
             rng: RefCell::new(Rng::new(seed_of(number))),
+            tracer,
             leftovers: Leftovers::default(),
             started,
             drain: Cell::new(None),

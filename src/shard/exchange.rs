@@ -313,13 +313,14 @@ impl Exchange {
         self.room_until = NEVER;
         let fresh = std::mem::replace(&mut self.fresh, false);
         self.upstream.count(context, |counts| counts.picks += 1);
-        self.ledger.attempt_begun(context, slot, self.next, now);
+        self.ledger.attempt_begun(context, &pick.endpoint, self.next, now);
         let target = self.ledger.target();
         match Attempt::begin(&self.upstream, pick, fresh, now, target, link) {
             Ok(attempt) => {
                 let connecting = attempt.connecting;
                 self.attempt = Some(attempt);
                 if !connecting {
+                    self.ledger.pooled();
                     self.send_request(link);
                 }
                 Look::Again
@@ -366,6 +367,7 @@ impl Exchange {
         debug_assert!(self.copy.is_whole(), "a request is sent from its beginning");
         let mut out = link.context.ring.buffer();
         out.extend_from_slice(self.copy.bytes());
+        self.ledger.write_attempt(&mut out);
         attempt.transport.send(Chunk::heap(out));
         attempt.transport.socket().receive(attempt.endpoint.expects_small());
         self.rules.request_sent();

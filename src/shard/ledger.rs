@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::context::{Context, Target};
-use crate::http::Reason;
+use super::traces::{Arrival, Ids, Traced};
+use super::upstream::Endpoint;
+use crate::http::{Peer, Reason, Request};
 use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
 
 /// The sizes of both bodies as far as they went, without framing.
@@ -31,6 +33,7 @@ pub(super) struct Answer {
 #[derive(Default)]
 pub(super) struct Ledger {
     server: u32,
+    pub(super) trace: Traced,
     /// `None`: the request was answered before it had a service, or nothing is recorded.
     target: Option<Rc<Target>>,
     head_complete: Duration,
@@ -58,9 +61,16 @@ struct Open {
 
 impl Ledger {
     /// A head is complete.
-    pub(super) fn begin(context: &Context, server: u32) -> Ledger {
+    pub(super) fn begin(
+        context: &Context,
+        server: u32,
+        request: &Request<'_, '_>,
+        peer: Peer,
+    ) -> Ledger {
         context.record(|recorder| recorder.request_begun(server));
-        Ledger { server, head_complete: context.stamp(), ..Ledger::default() }
+        let now = context.stamp();
+        let trace = context.trace(&Arrival { request, peer, server, now });
+        Ledger { server, trace, head_complete: now, ..Ledger::default() }
     }
 
     /// The request has found its service.
@@ -68,7 +78,20 @@ impl Ledger {
         self.target = target.cloned();
         if let Some(target) = &self.target {
             context.record(|recorder| recorder.routed(target.id));
+            if let Some(trail) = &mut self.trace.trail {
+                trail.routed(target.id);
+            }
         }
+    }
+
+    /// By what the request is found again.
+    pub(super) fn ids(&self) -> Ids {
+        self.trace.ids()
+    }
+
+    /// Makes the request's head that of the attempt under way.
+    pub(super) fn write_attempt(&self, head: &mut [u8]) {
+        self.trace.write_attempt(head, self.attempts.saturating_sub(1));
     }
 
     /// What the request is counted for, once it has found its service.
@@ -76,12 +99,11 @@ impl Ledger {
         self.target.as_ref()
     }
 
-    /// The service's balancer picked the endpoint in `slot`; `now` by the same clock as
-    /// `Context::stamp`.
+    /// The service's balancer picked an endpoint; `now` by the same clock as `Context::stamp`.
     pub(super) fn attempt_begun(
         &mut self,
         context: &Context,
-        slot: usize,
+        picked: &Endpoint,
         attempt: Attempt,
         now: Duration,
     ) {
@@ -90,16 +112,30 @@ impl Ledger {
         self.attempts += 1;
         self.retries += u32::from(attempt == Attempt::Retry);
         let Some(target) = &self.target else { return };
-        let endpoint = target.endpoint(slot);
+        let endpoint = target.endpoint(picked.slot);
         context.record(|recorder| recorder.attempt_begun(target.id, endpoint, attempt));
+        if let Some(trail) = &mut self.trace.trail {
+            trail.attempt_begun(endpoint, picked.socket_address(), attempt, now);
+        }
         self.attempt = Some(Open { endpoint, began: now, first_byte: None });
     }
 
+    /// The attempt's connection came from the pool.
+    pub(super) fn pooled(&mut self) {
+        if let Some(trail) = &mut self.trace.trail {
+            trail.pooled();
+        }
+    }
+
     /// A connection was made for the attempt.
-    pub(super) fn connected(&self, context: &Context) {
+    pub(super) fn connected(&mut self, context: &Context) {
         if let (Some(target), Some(attempt)) = (&self.target, &self.attempt) {
-            let took = context.stamp().saturating_sub(attempt.began);
+            let now = context.stamp();
+            let took = now.saturating_sub(attempt.began);
             context.record(|recorder| recorder.upstream_connected(target.id, took));
+            if let Some(trail) = &mut self.trace.trail {
+                trail.connected(now);
+            }
         }
     }
 
@@ -117,6 +153,9 @@ impl Ledger {
         if let Some(attempt) = &mut self.attempt {
             attempt.first_byte = Some(now);
             self.away += now.saturating_sub(attempt.began);
+            if let Some(trail) = &mut self.trace.trail {
+                trail.answered(now);
+            }
         }
     }
 
@@ -150,6 +189,9 @@ impl Ledger {
             response_bytes: bytes.response,
         };
         context.record(|recorder| recorder.attempt_ended(target.id, attempt.endpoint, &end));
+        if let Some(trail) = &mut self.trace.trail {
+            trail.attempt_ended(now, &end);
+        }
     }
 
     /// The request is over. `reason`: why it failed; `status`: what the client was sent, where
@@ -185,6 +227,9 @@ impl Ledger {
         };
         let target = self.target.as_ref().map(|target| target.id);
         context.record(|recorder| recorder.request_ended(self.server, target, &end));
+        if let Some(trace) = context.traced(&mut self.trace, now, &end) {
+            context.record(|recorder| recorder.exemplar(self.server, target, trace, latency, now));
+        }
     }
 
     fn cause(&self, reason: Option<Reason>) -> Option<Cause> {

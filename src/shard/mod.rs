@@ -32,6 +32,7 @@ mod report;
 mod retries;
 mod rules;
 mod shared;
+mod traces;
 mod transport;
 mod tunnel;
 mod upstream;

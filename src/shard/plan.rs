@@ -45,8 +45,9 @@ pub struct Plan {
     pub servers: Vec<ServerPlan>,
     /// In the order of the configuration's services.
     pub services: Vec<ServicePlan>,
-    /// `None`: `telemetry: off`.
+    /// `None`: `telemetry: off`; so is the next.
     pub layout: Option<Arc<Layout>>,
+    pub tracing: Option<config::Tracing>,
 }
 
 /// A listening address.

@@ -66,12 +66,18 @@ impl Reporter {
         2 + 2 * target
     }
 
+    /// The ids that hold now.
+    pub(super) fn layout(&self) -> Arc<Layout> {
+        self.recorder.borrow().layout().clone()
+    }
+
     /// From here on by the ids of a newer generation.
     pub(super) fn apply(&self, layout: &Arc<Layout>) {
         self.recorder.borrow_mut().apply(layout);
     }
 
     fn flush(&self, context: &Context) -> bool {
+        context.hand_over_spans();
         let mut recorder = self.recorder.borrow_mut();
         context.ring.take_traffic(|account, traffic| {
             let (received, sent) = (traffic.received_bytes, traffic.sent_bytes);

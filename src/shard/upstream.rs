@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -524,6 +525,11 @@ impl Endpoint {
 
     pub(super) fn address(&self) -> &config::Address {
         &self.state.address
+    }
+
+    /// `None`: a Unix socket.
+    pub(super) fn socket_address(&self) -> Option<SocketAddr> {
+        self.address.as_socket()
     }
 
     pub(super) fn connect(&self, ring: &Ring, waker: &Waker) -> io::Result<Transport> {

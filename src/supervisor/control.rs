@@ -185,6 +185,7 @@ fn order(events: Sender<Event>) -> admin::OnRequest {
             admin::Request::Drain => Event::Drain,
             admin::Request::Reload(done) => Event::Reload { done },
             admin::Request::SetEndpoint(change, done) => Event::SetEndpoint { change, done },
+            admin::Request::SetTracing(change, done) => Event::SetTracing { change, done },
         };
         // Nobody listens only once the process is ending, which is what was asked for.
         let _ = events.send(event);

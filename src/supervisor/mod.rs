@@ -85,7 +85,8 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let hub = collector.as_ref().map(|(_, hub)| hub.clone());
     let info = admin::Info { version: options.version, logging: options.logging };
     let listeners = planner.addresses();
-    let current = admin::Current { config: config.clone(), listeners: listeners.clone() };
+    let tracing = planner.tracing();
+    let current = admin::Current { config: config.clone(), listeners: listeners.clone(), tracing };
     let state = admin::State::new(info, current);
     let control =
         ControlThread::start(&config, state.clone(), collector, options.exporters, events.clone())?;
@@ -241,7 +242,9 @@ fn await_ready(inbox: &Receiver<Event>, shards: usize) -> Result<VecDeque<Event>
 /// Says so to whoever waits for an answer.
 fn refuse(event: Event, why: &str) {
     match event {
-        Event::Reload { done } | Event::SetEndpoint { done, .. } => done(Err(why.to_owned())),
+        Event::Reload { done }
+        | Event::SetEndpoint { done, .. }
+        | Event::SetTracing { done, .. } => done(Err(why.to_owned())),
         _ => {}
     }
 }

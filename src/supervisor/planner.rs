@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::RunError;
 use super::control::series_ttl;
-use crate::config::{Config, Endpoint, Service};
-use crate::control::EndpointChange;
+use crate::config::{self, Config, Endpoint, Service};
+use crate::control::{EndpointChange, Tracing, TracingChange};
 use crate::shard::{Plan, ServerPlan, ServicePlan, Shared, SocketAddresses, Wanted};
 use crate::telemetry::layout::{Layout, Occupied, Registry, ServerName, ServiceFacts, Topology};
 use crate::telemetry::samples::Series;
@@ -33,6 +33,8 @@ pub(super) struct Planner {
     discovered: HashMap<String, Vec<Endpoint>>,
     /// What the operator said at run time, by service and address; it outlives reloads.
     overrides: HashMap<(String, String), Override>,
+    /// The same of tracing.
+    tracing: TracingChange,
     /// What became of each service last, by name.
     made: HashMap<String, Made>,
     last_layout: Option<(Topology, Arc<Layout>)>,
@@ -74,6 +76,7 @@ impl Planner {
             servers,
             discovered: HashMap::new(),
             overrides: HashMap::new(),
+            tracing: TracingChange::default(),
             made: HashMap::new(),
             last_layout: None,
         }
@@ -161,6 +164,52 @@ impl Planner {
         Ok(found)
     }
 
+    /// Notes what the operator wants of tracing, or says why that cannot be.
+    pub(super) fn set_tracing(&mut self, change: &TracingChange) -> Result<(), String> {
+        let Some(telemetry) = &self.config.telemetry else {
+            return Err("telemetry is off".to_owned());
+        };
+        if telemetry.tracing.sample_rate.is_none() {
+            return Err(
+                "no exporter takes spans: telemetry.exporters has none of kind zipkin, otlp \
+                        or trace_log"
+                    .to_owned(),
+            );
+        }
+        let it = &mut self.tracing;
+        it.enabled = change.enabled.or(it.enabled);
+        it.sample_rate = change.sample_rate.or(it.sample_rate);
+        it.max_spans_per_sec = change.max_spans_per_sec.or(it.max_spans_per_sec);
+        it.keep_failed = change.keep_failed.or(it.keep_failed);
+        it.keep_retried = change.keep_retried.or(it.keep_retried);
+        it.keep_slower_than_ms = change.keep_slower_than_ms.or(it.keep_slower_than_ms);
+        Ok(())
+    }
+
+    /// As it is configured, and as the operator has set it; `None`: `telemetry: off`.
+    pub(super) fn tracing(&self) -> Option<Tracing> {
+        let mut settings = self.config.telemetry.as_ref()?.tracing.clone();
+        let it = &self.tracing;
+        let is_possible = settings.sample_rate.is_some();
+        settings.sample_rate = it.sample_rate.or(settings.sample_rate);
+        if let Some(cap) = it.max_spans_per_sec {
+            settings.max_spans_per_sec = (cap > 0).then_some(cap);
+        }
+        settings.keep_failed = it.keep_failed.unwrap_or(settings.keep_failed);
+        settings.keep_retried = it.keep_retried.unwrap_or(settings.keep_retried);
+        if let Some(millis) = it.keep_slower_than_ms {
+            settings.keep_slower_than = (millis > 0).then(|| Duration::from_millis(millis));
+        }
+        Some(Tracing { enabled: is_possible && it.enabled.unwrap_or(true), settings })
+    }
+
+    /// The same, for shards.
+    fn applied_tracing(&self) -> Option<config::Tracing> {
+        let Tracing { enabled, mut settings } = self.tracing()?;
+        settings.sample_rate = settings.sample_rate.filter(|_| enabled);
+        Some(settings)
+    }
+
     /// The next generation, of what is known now. `occupied`: what telemetry still keeps. Where
     /// this fails, nothing has changed.
     pub(super) fn plan(&mut self, occupied: &Occupied) -> Result<Arc<Plan>, RunError> {
@@ -180,7 +229,8 @@ impl Planner {
         let services = services.collect();
         self.generation += 1;
         let (generation, servers) = (self.generation, self.servers.clone());
-        Ok(Arc::new(Plan { generation, config, servers, services, layout }))
+        let tracing = self.applied_tracing();
+        Ok(Arc::new(Plan { generation, config, servers, services, layout, tracing }))
     }
 
     /// A service's part; the last one again where nothing about it is new.

@@ -16,7 +16,7 @@ use super::planner::Planner;
 use super::{Commands, RunError, restart, send};
 use crate::admin;
 use crate::config::Config;
-use crate::control::{Done, EndpointChange, Event};
+use crate::control::{Done, EndpointChange, Event, TracingChange};
 use crate::shard::{Command, Listeners, Plan};
 use crate::telemetry::feed::Hub;
 use crate::telemetry::layout::Occupied;
@@ -60,6 +60,7 @@ impl Reign<'_> {
                 Ok(Event::Signal(SIGHUP)) => self.reload(Box::new(tell_log))?,
                 Ok(Event::Reload { done }) => self.reload(done)?,
                 Ok(Event::SetEndpoint { change, done }) => self.set_endpoint(&change, done)?,
+                Ok(Event::SetTracing { change, done }) => self.set_tracing(&change, done)?,
                 Ok(Event::Discovered { service, endpoints }) => {
                     let is_new = self.planner.discovered(service, endpoints);
                     if self.gather_discovered() | is_new {
@@ -187,7 +188,8 @@ impl Reign<'_> {
             Ok(plan) => {
                 self.planner.forget();
                 let listeners = self.planner.addresses();
-                self.state.set_current(admin::Current { config, listeners });
+                let tracing = self.planner.tracing();
+                self.state.set_current(admin::Current { config, listeners, tracing });
                 Ok(Ok((plan, sockets)))
             }
             Err(why) => {
@@ -209,6 +211,19 @@ impl Reign<'_> {
                 }
                 Err(why) => done(Err(why)),
             },
+            Err(why) => done(Err(why)),
+        }
+        Ok(())
+    }
+
+    fn set_tracing(&mut self, change: &TracingChange, done: Done) -> Result<(), RunError> {
+        match self.planner.set_tracing(change) {
+            Ok(()) => {
+                let applied = self.apply_changes()?;
+                self.state.set_tracing(self.planner.tracing());
+                tracing::info!(?change, "tracing has been set");
+                done(applied.map(|()| "done".to_owned()));
+            }
             Err(why) => done(Err(why)),
         }
         Ok(())

@@ -148,6 +148,7 @@ impl Inlet {
 
     /// In one go: what anybody sees of the state is consistent in itself.
     fn merge(&self, merger: &mut Merger, flushes: Vec<Snapshot>, now: Instant) {
+        merger.set_epoch(epoch(self.started));
         for mut snapshot in flushes {
             merger.merge(&mut snapshot);
             // The shard empties it: it knows the layout that it will be used under. One that has

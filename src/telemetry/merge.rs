@@ -32,6 +32,7 @@ pub struct Merger {
     arrived: Arrived,
     started: Instant,
     now_secs: u64,
+    epoch: Duration,
 }
 
 /// Samples of several shards, by the ids of one generation, that are not part of the state yet.
@@ -94,6 +95,7 @@ impl Merger {
             arrived: Arrived::default(),
             started: now,
             now_secs: 0,
+            epoch: Duration::ZERO,
         }
     }
 
@@ -131,6 +133,11 @@ impl Merger {
         self.state.version += 1;
     }
 
+    /// When the clock of the shards began, since 1970.
+    pub fn set_epoch(&mut self, epoch: Duration) {
+        self.epoch = epoch;
+    }
+
     /// Adds a shard's flush. Its recording may be used again afterwards.
     pub fn merge(&mut self, snapshot: &mut Snapshot) {
         let Snapshot { shard, layout, recording } = snapshot;
@@ -144,7 +151,9 @@ impl Merger {
         for (sum, moments) in self.arrived.moments.iter_mut().zip(recording.samples.moments()) {
             sum.merge(moments);
         }
-        for (series, exemplar) in recording.exemplars.drain(..) {
+        let epoch_secs = self.epoch.as_secs_f64();
+        for (series, mut exemplar) in recording.exemplars.drain() {
+            exemplar.at_secs += epoch_secs;
             if let Some(it) = distribution(&mut self.state, layout.meaning(series)) {
                 it.set_exemplar(exemplar);
             }

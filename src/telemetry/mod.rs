@@ -16,8 +16,10 @@
 pub mod buckets;
 pub mod collect;
 pub mod distribution;
+pub mod exemplars;
 pub mod exporters;
 pub mod feed;
+pub mod gauges;
 pub mod layout;
 pub mod merge;
 pub mod names;

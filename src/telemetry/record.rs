@@ -21,8 +21,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::distribution::Exemplar;
+use super::exemplars::Exemplars;
+pub use super::gauges::{EndpointState, Gauges, NodeGauges, ServiceGauges, ShardFigures};
 use super::layout::{Layout, ServerSeries, TargetSeries};
 use super::samples::Samples;
+use super::trace::TraceId;
 use crate::http::Reason;
 
 /// Why something counts as failed: our reasons, and an answer that the classifier calls a failure.
@@ -68,7 +71,8 @@ macro_rules! counts {
 counts! {
     /// A listening address.
     ServerCounts {
-        requests, success, failures, answered_here, connects, closes, received_bytes, sent_bytes,
+        requests, success, failures, answered_here, malformed_contexts, connects, closes,
+        received_bytes, sent_bytes,
     }
 }
 
@@ -101,77 +105,6 @@ counts! {
     }
 }
 
-/// A service's balancer and pool on one shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ServiceGauges {
-    pub size: u64,
-    pub available: u64,
-    /// Attempts under way.
-    pub load: u64,
-    /// Endpoints that an aperture uses; 0 where the balancer uses all.
-    pub width: u64,
-    /// Connections, idle or not.
-    pub pool_size: u64,
-    /// Idle ones.
-    pub pool_cached: u64,
-    pub pool_waiters: u64,
-    /// Retries that the budget would allow now.
-    pub retry_budget: u64,
-}
-
-/// Whether an endpoint is given requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EndpointState {
-    #[default]
-    Available,
-    Ejected,
-    Probing,
-    /// The health checker says so.
-    Unhealthy,
-    Draining,
-}
-
-/// An endpoint as one shard's balancer sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct NodeGauges {
-    pub load: u64,
-    /// 0 where the balancer keeps none.
-    pub ewma_us: u64,
-    pub state: EndpointState,
-}
-
-/// The driver's own figures, as totals since the shard began.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ShardFigures {
-    pub connections: u64,
-    pub turns: u64,
-    pub enters: u64,
-    pub sqes: u64,
-    pub cqes: u64,
-    pub buffers_in_use: u64,
-    pub buffers_exhausted: u64,
-    pub leased_bytes: u64,
-    /// Of the time since the last flush, what was not spent parked.
-    pub busy_ratio: f64,
-    /// Both since the last flush.
-    pub longest_poll_us: u64,
-    pub late_us: u64,
-}
-
-/// What is so at the moment of a flush.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    pub servers: Vec<ServerGauges>,
-    pub targets: Vec<TargetGauges>,
-    /// Attempts under way, by endpoint id.
-    pub endpoints: Vec<u32>,
-    /// By service.
-    pub services: Vec<ServiceGauges>,
-    /// Endpoints of the first service, then of the next.
-    pub nodes: Vec<NodeGauges>,
-    pub shard: ShardFigures,
-}
-
 /// What was counted between two flushes.
 #[derive(Debug)]
 pub struct Recording {
@@ -180,7 +113,7 @@ pub struct Recording {
     pub endpoints: Vec<EndpointCounts>,
     pub services: Vec<ServiceCounts>,
     pub samples: Samples,
-    pub exemplars: Vec<(super::samples::Series, Exemplar)>,
+    pub exemplars: Exemplars,
     pub gauges: Gauges,
 }
 
@@ -192,7 +125,7 @@ impl Recording {
             endpoints: Vec::new(),
             services: Vec::new(),
             samples: Samples::new(0),
-            exemplars: Vec::new(),
+            exemplars: Exemplars::default(),
             gauges: Gauges::default(),
         };
         recording.reset(layout);
@@ -206,7 +139,7 @@ impl Recording {
         clear(&mut self.endpoints, layout.endpoints.len());
         clear(&mut self.services, layout.services.len());
         self.samples.reset(layout.series_count());
-        self.exemplars.clear();
+        self.exemplars.drain().for_each(drop);
     }
 }
 
@@ -266,6 +199,17 @@ pub enum Attempt {
     Requeue,
     /// The classifier said so.
     Retry,
+}
+
+impl Attempt {
+    /// In the words of logs and spans.
+    pub fn word(self) -> &'static str {
+        match self {
+            Attempt::First => "first",
+            Attempt::Requeue => "requeue",
+            Attempt::Retry => "retry",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -348,6 +292,11 @@ impl Recorder {
     pub fn request_begun(&mut self, server: u32) {
         self.now.servers[server as usize].requests += 1;
         self.gauges.servers[server as usize].pending += 1;
+    }
+
+    /// A request brought so many trace contexts that could not be read.
+    pub fn malformed_context(&mut self, server: u32, count: u32) {
+        self.now.servers[server as usize].malformed_contexts += u64::from(count);
     }
 
     /// What came was no complete request, and was answered. It has no latency: nobody knows when
@@ -454,6 +403,24 @@ impl Recorder {
         }
         now.samples.record(of(TargetSeries::Latency), latency);
         now.samples.record(of(TargetSeries::RetriesPerRequest), u64::from(end.retries));
+    }
+
+    /// A request that took so long is to be found by its trace; `now` is the process's clock.
+    pub fn exemplar(
+        &mut self,
+        server: u32,
+        target: Option<u32>,
+        trace: TraceId,
+        latency: Duration,
+        now: Duration,
+    ) {
+        let trace_id = u128::from(trace.high()) << 64 | u128::from(trace.low());
+        let it = Exemplar { trace_id, value: micros(latency), at_secs: now.as_secs_f64() };
+        let exemplars = &mut self.now.exemplars;
+        exemplars.note(self.layout.of_server(server, ServerSeries::Latency), it);
+        if let Some(target) = target {
+            exemplars.note(self.layout.of_target(target, TargetSeries::Latency), it);
+        }
     }
 
     /// A retry was called for, and its service's budget used up.
@@ -569,25 +536,6 @@ impl Recorder {
             let pending = [then.endpoints[id], now.endpoints[id]].map(u64::from);
             assert_eq!(it.requests + pending[0], it.success + it.failures + pending[1], "{it:?}");
         }
-    }
-}
-
-impl Gauges {
-    /// For all ids of a layout. Ids only ever become more, and keep what they have.
-    fn make_room(&mut self, layout: &Layout) {
-        let room = |len: usize, ids: usize| len.max(ids);
-        self.servers.resize_with(room(self.servers.len(), layout.servers.len()), Default::default);
-        self.targets.resize_with(room(self.targets.len(), layout.targets.len()), Default::default);
-        self.endpoints.resize(room(self.endpoints.len(), layout.endpoints.len()), 0);
-    }
-
-    fn copy(&mut self, from: &Gauges) {
-        self.servers.clone_from(&from.servers);
-        self.targets.clone_from(&from.targets);
-        self.endpoints.clone_from(&from.endpoints);
-        self.services.clone_from(&from.services);
-        self.nodes.clone_from(&from.nodes);
-        self.shard = from.shard;
     }
 }
 

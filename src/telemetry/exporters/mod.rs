@@ -10,7 +10,9 @@ pub mod page;
 #[cfg(test)]
 mod probe;
 pub mod prometheus;
+pub mod recent_requests;
 pub mod statsd;
+pub mod trace_log;
 pub mod zipkin;
 
 use std::pin::Pin;
@@ -80,4 +82,11 @@ pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, 
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[prometheus::KIND, json::KIND, influxdb::KIND, statsd::KIND];
+pub const KINDS: &[Kind] = &[
+    prometheus::KIND,
+    json::KIND,
+    influxdb::KIND,
+    statsd::KIND,
+    trace_log::KIND,
+    recent_requests::KIND,
+];

@@ -2,11 +2,14 @@
 
 use super::b3::Single;
 use super::context::{Form, Forms, Ids};
-use super::ids::{SpanId, TraceId};
+use super::ids::{DIGITS, Digits, SpanId, TraceId};
 use super::incoming::Incoming;
 use super::l5d::{self, OtherFlags};
 use super::w3c;
 use crate::http::Sampling;
+
+/// All forms together, with all that each may say.
+const MOST_BYTES: usize = 512;
 
 /// One request's. It is the same for all attempts, each of which has a span of its own under it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,6 +92,11 @@ impl Hop {
         self.sampling
     }
 
+    /// Whether the next hop is told anything.
+    pub fn goes_on(&self) -> bool {
+        !self.forms.is_empty()
+    }
+
     /// Of the CLIENT span of the `nth` attempt, counted from 0.
     pub fn attempt(&self, nth: u32) -> SpanId {
         self.server.child(nth)
@@ -104,27 +112,36 @@ impl Hop {
         Ids { trace: self.trace, span, parent }
     }
 
-    /// Writes the context, for the first attempt. `field` takes a name and a value, and says at
-    /// which byte of the head the value begins.
-    pub fn write(&self, mut field: impl FnMut(&[u8], &[u8]) -> usize) -> Places {
-        let (ids, sampling) = (self.told(), self.sampling);
+    /// Appends the context to a head, for the first attempt.
+    pub fn write(&self, head: &mut Vec<u8>) -> Places {
         let mut places = Places::default();
+        if self.forms.is_empty() {
+            return places;
+        }
+        head.reserve(MOST_BYTES);
+        let (ids, sampling) = (self.told(), self.sampling);
+        let digits = Digits { trace: ids.trace.all_digits(), span: ids.span.digits() };
         if self.forms.has(Form::B3Single) {
             let single = Single::new(&ids, sampling);
-            places.add(field(b"b3", single.text()) + single.span_at);
+            places.add(write_field(head, b"b3: ", single.text()) + single.span_at);
         }
         if self.forms.has(Form::B3Multi) {
-            places.add(write_multi(&ids, sampling, &mut field));
+            places.add(write_multi(head, &ids, &digits, sampling));
         }
         if self.forms.has(Form::W3c) {
-            let at = field(b"traceparent", &w3c::text(&ids, sampling));
-            places.add(at + w3c::SPAN_AT);
+            places.add(w3c::write(head, &digits, sampling));
         }
         if self.forms.has(Form::Linkerd) {
             let (text, len) = l5d::text(&ids, sampling, self.other_flags);
-            places.linkerd = Some(field(b"l5d-ctx-trace", &text[..len]) as u32);
+            places.linkerd = Some(write_field(head, b"l5d-ctx-trace: ", &text[..len]) as u32);
         }
         places
+    }
+
+    /// Appends the trace's id as that of the request, for who knows no traces.
+    pub fn write_request_id(&self, head: &mut Vec<u8>) {
+        let (digits, count) = self.trace.digits();
+        write_field(head, b"l5d-reqid: ", &digits[digits.len() - count..]);
     }
 
     /// Makes a head that was written for the first attempt that of the `nth`, counted from 0.
@@ -143,30 +160,42 @@ impl Hop {
     }
 }
 
-/// Where the span's id stands.
-fn write_multi(
-    ids: &Ids,
-    sampling: Sampling,
-    field: &mut impl FnMut(&[u8], &[u8]) -> usize,
-) -> usize {
-    let (trace, count) = ids.trace.digits();
-    field(b"x-b3-traceid", &trace[trace.len() - count..]);
-    let span_at = field(b"x-b3-spanid", &ids.span.digits());
+/// Says at which byte the value stands.
+fn write_field(head: &mut Vec<u8>, name: &[u8], value: &[u8]) -> usize {
+    head.extend_from_slice(name);
+    let at = head.len();
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+    at
+}
+
+/// Where the span's id stands. Whole lines of a length that the compiler knows, filled in: field by
+/// field from slices, the same takes three times as long.
+fn write_multi(head: &mut Vec<u8>, ids: &Ids, digits: &Digits, sampling: Sampling) -> usize {
+    if ids.trace.is_wide() {
+        let mut line = *b"x-b3-traceid: 00000000000000000000000000000000\r\n";
+        line[14..46].copy_from_slice(&digits.trace);
+        head.extend_from_slice(&line);
+    } else {
+        let mut line = *b"x-b3-traceid: 0000000000000000\r\n";
+        line[14..30].copy_from_slice(&digits.trace[DIGITS..]);
+        head.extend_from_slice(&line);
+    }
+    let span_at = head.len() + 13;
+    let mut line = *b"x-b3-spanid: 0000000000000000\r\n";
+    line[13..29].copy_from_slice(&digits.span);
+    head.extend_from_slice(&line);
     if let Some(parent) = ids.parent {
-        field(b"x-b3-parentspanid", &parent.digits());
+        let mut line = *b"x-b3-parentspanid: 0000000000000000\r\n";
+        line[19..35].copy_from_slice(&parent.digits());
+        head.extend_from_slice(&line);
     }
     match sampling {
         Sampling::Undecided => {}
-        Sampling::No => {
-            field(b"x-b3-sampled", b"0");
-        }
-        Sampling::Yes => {
-            field(b"x-b3-sampled", b"1");
-        }
+        Sampling::No => head.extend_from_slice(b"x-b3-sampled: 0\r\n"),
+        Sampling::Yes => head.extend_from_slice(b"x-b3-sampled: 1\r\n"),
         // It implies the decision, which is not sent beside it.
-        Sampling::Debug => {
-            field(b"x-b3-flags", b"1");
-        }
+        Sampling::Debug => head.extend_from_slice(b"x-b3-flags: 1\r\n"),
     }
     span_at
 }

@@ -9,6 +9,12 @@ use std::num::NonZeroU64;
 /// Digits of 64 bits.
 pub(super) const DIGITS: usize = 16;
 
+/// Of what the next hop is told, since several forms have them.
+pub(super) struct Digits {
+    pub(super) trace: [u8; 32],
+    pub(super) span: [u8; DIGITS],
+}
+
 /// A trace's id; not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId {
@@ -71,6 +77,22 @@ impl TraceId {
         text[..DIGITS].copy_from_slice(&digits(self.high));
         text[DIGITS..].copy_from_slice(&digits(self.low));
         text
+    }
+}
+
+impl std::fmt::Display for TraceId {
+    /// As it came.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.is_wide {
+            true => write!(out, "{:016x}{:016x}", self.high, self.low),
+            false => write!(out, "{:016x}", self.low),
+        }
+    }
+}
+
+impl std::fmt::Display for SpanId {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{:016x}", self.get())
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Text<const N: usize> {
 }
 
 impl<const N: usize> Text<N> {
+    pub const EMPTY: Text<N> = Text { bytes: [0; N], len: 0 };
+
     /// As much of it as there is room for, and is UTF-8.
     pub fn new(text: &[u8]) -> Text<N> {
         let mut made = Text { bytes: [0; N], len: 0 };
@@ -37,7 +39,7 @@ impl<const N: usize> Text<N> {
         made
     }
 
-    pub(super) fn push(&mut self, more: &[u8]) {
+    pub fn push(&mut self, more: &[u8]) {
         let start = usize::from(self.len);
         let more = &more[..more.len().min(N - start)];
         let valid = match std::str::from_utf8(more) {
@@ -54,6 +56,12 @@ impl<const N: usize> Text<N> {
 
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Text<N> {
+        Text::EMPTY
     }
 }
 

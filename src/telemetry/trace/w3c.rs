@@ -5,13 +5,13 @@
 //! 3.2.4 asks for that); what is written is 00.
 
 use super::context::{Context, Ids, Malformed};
-use super::ids::{DIGITS, SpanId, TraceId, number};
+use super::ids::{DIGITS, Digits, SpanId, TraceId, number};
 use crate::http::Sampling;
 
 /// `00-{trace}-{span}-{flags}`.
 const BYTES: usize = 2 + 1 + 32 + 1 + DIGITS + 1 + 2;
 const TRACE_AT: usize = 3;
-pub(super) const SPAN_AT: usize = 36;
+const SPAN_AT: usize = 36;
 const FLAGS_AT: usize = 53;
 
 const _: () = assert!(FLAGS_AT + 2 == BYTES && SPAN_AT + DIGITS + 1 == FLAGS_AT);
@@ -40,15 +40,21 @@ pub(super) fn parse(value: &[u8]) -> Result<Context, Malformed> {
     Ok(Context { ids: Some(Ids { trace, span, parent: None }), sampling })
 }
 
-/// The value of `traceparent`.
-pub(super) fn text(ids: &Ids, sampling: Sampling) -> [u8; BYTES] {
-    let mut text = *b"00-                                -                -00";
-    text[TRACE_AT..TRACE_AT + 32].copy_from_slice(&ids.trace.all_digits());
-    text[SPAN_AT..SPAN_AT + DIGITS].copy_from_slice(&ids.span.digits());
+/// Appends `traceparent`; where in the head its span's id stands.
+pub(super) fn write(head: &mut Vec<u8>, digits: &Digits, sampling: Sampling) -> usize {
+    const NAME: usize = "traceparent: ".len();
+    const SAMPLED_AT: usize = NAME + BYTES - 1;
+    const DASHES: [u8; NAME + BYTES + 2] =
+        *b"traceparent: 00-                                -                -00\r\n";
+    let mut line = DASHES;
+    line[NAME + TRACE_AT..NAME + TRACE_AT + 32].copy_from_slice(&digits.trace);
+    line[NAME + SPAN_AT..NAME + SPAN_AT + DIGITS].copy_from_slice(&digits.span);
     if sampling.decided() == Some(true) {
-        text[BYTES - 1] = b'1';
+        line[SAMPLED_AT] = b'1';
     }
-    text
+    let span_at = head.len() + NAME + SPAN_AT;
+    head.extend_from_slice(&line);
+    span_at
 }
 
 /// Counts the members of one field of `tracestate`; `None`: it cannot be read.

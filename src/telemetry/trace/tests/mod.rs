@@ -40,14 +40,7 @@ pub(super) fn hop(incoming: &Incoming) -> Hop {
 /// The head, and where the span's id stands in it.
 pub(super) fn written(hop: &Hop) -> (Vec<u8>, Places) {
     let mut out = b"GET / HTTP/1.1\r\n".to_vec();
-    let places = hop.write(|name, value| {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        let at = out.len();
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-        at
-    });
+    let places = hop.write(&mut out);
     (out, places)
 }
 
