@@ -331,3 +331,41 @@ fn the_log_s_filter_is_shown_and_a_bad_one_refused() {
     let answer = running.ask("PUT /admin/logging", fields);
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("allowed:"), "{answer}");
 }
+
+#[test]
+fn tracing_is_shown_changed_and_refused_with_what_is_allowed() {
+    let running = start();
+    let shown = |answer: &str| -> serde_json::Value {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(body(answer)).expect("JSON")
+    };
+    let before = shown(&running.get("/admin/tracing"));
+    let expected = json!({
+        "enabled": false, "sample_rate": null, "max_spans_per_sec": 10_000, "keep_failed": true,
+        "keep_retried": true, "keep_slower_than_ms": 0, "propagate": ["b3_multi", "w3c"],
+    });
+    assert_eq!(before, expected);
+    let put = |json: &str| {
+        let fields = format!(
+            "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            json.len()
+        );
+        running.ask_with("PUT /admin/tracing", &fields, json)
+    };
+    let now = shown(&put(r#"{"enabled": true, "keep_slower_than_ms": 250}"#));
+    assert_eq!(now["enabled"], true);
+    assert_eq!(running.requests.recv().unwrap(), "tracing Some(true) Some(250)");
+    let refused = put(r#"{"sample_rate": 0.5}"#);
+    assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("no exporter"), "{refused}");
+    for (wrong, why) in [
+        ("{}", "nothing is asked for"),
+        (r#"{"sample_rate": 1.5}"#, "1.5 is not from 0 to 1"),
+        (r#"{"max_spans_per_sec": 10000001}"#, "is over 10000000"),
+        (r#"{"keep_slower_than_ms": 604800001}"#, "a week"),
+        (r#"{"rate": 1}"#, "unknown field `rate`"),
+    ] {
+        let answer = put(wrong);
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains(why), "{wrong}: {answer}");
+        assert!(answer.contains("keep_retried"), "what is allowed: {answer}");
+    }
+}

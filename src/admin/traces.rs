@@ -1,5 +1,5 @@
-//! GET and PUT `/admin/tracing`: which requests are recorded as spans, read and changed at run time.
-//! What is changed holds until the process ends; reloads do not undo it.
+//! GET and PUT `/admin/tracing`: which requests are recorded as spans, read and changed at run
+//! time. What is changed holds until the process ends; reloads do not undo it.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,9 +12,10 @@ use serde_json::json;
 use super::{Context, Request};
 use crate::control::{Tracing, TracingChange};
 
-const ALLOWED: &str = "the body is JSON with at least one of {\"enabled\": true}, {\"sample_rate\": 0.01} \
-                       (0 to 1), {\"max_spans_per_sec\": 10000} (0: no limit), {\"keep_failed\": true}, \
-                       {\"keep_retried\": true} and {\"keep_slower_than_ms\": 500} (0: none; up to a week)";
+const ALLOWED: &str = "the body is JSON with at least one of {\"enabled\": true}, \
+    {\"sample_rate\": 0.01} (0 to 1), {\"max_spans_per_sec\": 10000} (0: no limit), \
+    {\"keep_failed\": true}, {\"keep_retried\": true} and {\"keep_slower_than_ms\": 500} (0: none; \
+    up to a week)";
 const MOST_SPANS_PER_SEC: u32 = 10_000_000;
 const WEEK_MS: u64 = 7 * 24 * 3_600_000;
 

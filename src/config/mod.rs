@@ -39,7 +39,7 @@ mod services;
 mod shape;
 mod show;
 mod telemetry;
-mod tracing;
+mod traces;
 mod validate;
 mod yaml;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::errors::Path;
 use super::exporters::{self, ExporterSpec};
 use super::leaves::Check;
-use super::{Telemetry, raw, tracing};
+use super::{Telemetry, raw, traces};
 
 const FLUSH_INTERVAL_MS: u64 = 1_000;
 /// Endpoints of a service, or status codes of a server, beyond which there is `other`.
@@ -37,7 +37,7 @@ pub(super) fn telemetry(
         flush_interval: Duration::from_millis(interval_ms),
         max_series,
         series_ttl: check.millis(&at.key("series_ttl_ms"), &raw.series_ttl_ms, SERIES_TTL_MS),
-        tracing: tracing::tracing(&raw.tracing.0, &at.key("tracing"), &exporters, check),
+        tracing: traces::tracing(&raw.tracing.0, &at.key("tracing"), &exporters, check),
         exporters,
     })
 }

@@ -37,6 +37,8 @@ pub(super) struct Tracer {
     spans: Spans,
     /// Recorded, and lost on the way to the telemetry thread; it is yet to be told.
     lost: u64,
+    /// Requests that the cap had no room for, and that are yet to be told.
+    capped: u64,
     latest: Latest,
     /// `None`: `telemetry: off`.
     outlet: Option<SpanOutlet>,
@@ -86,6 +88,7 @@ impl Tracer {
             sampler: Sampler::OFF,
             spans: Spans::new(if outlet.is_some() { BATCH } else { 0 }),
             lost: 0,
+            capped: 0,
             latest: Latest::default(),
             outlet,
             spare: Vec::new(),
@@ -119,6 +122,7 @@ impl Tracer {
         let rate = incoming.rate.filter(|_| self.is_on);
         let asked = Asked { trace_low: hop.trace().low(), came: incoming.sampling, rate };
         let decision = self.decide(&asked, now);
+        self.capped += u64::from(decision.capped);
         let may_keep = self.sampler.may_keep();
         // Who records by a rate of its own may do so where we do not, and then needs a parent that
         // is there; where the word is no, nobody does but by the same outcome.
@@ -200,14 +204,16 @@ impl Tracer {
     fn hand_over(&mut self, layout: Arc<Layout>) {
         let Some(outlet) = &self.outlet else { return };
         let is_empty = self.spans.is_empty() && self.latest.requests.is_empty();
-        if is_empty && self.lost == 0 {
+        if is_empty && self.lost + self.capped == 0 {
             return;
         }
         let (spans, dropped) = self.spans.take(outlet.buffer());
         let (recents, dropped) = (self.latest.take(), dropped + std::mem::take(&mut self.lost));
-        let handed = Handed { shard: self.shard, layout, spans, dropped, recents };
+        let (shard, capped) = (self.shard, std::mem::take(&mut self.capped));
+        let handed = Handed { shard, layout, spans, dropped, capped, recents };
         if let Err(refused) = outlet.send(handed) {
             self.lost = refused.dropped + refused.spans.len() as u64;
+            self.capped = refused.capped;
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Handed {
     pub spans: Vec<Span>,
     /// Spans that were recorded and found no room.
     pub dropped: u64,
+    /// Requests that were not recorded since the cap had no room for them.
+    pub capped: u64,
     pub recents: Vec<Recent>,
 }
 
@@ -131,14 +133,12 @@ impl Inlet {
     /// Gives the exporters what shards have handed over.
     fn pass_on(&self, hub: &Hub) {
         for handed in self.spans.try_iter() {
-            let Handed { shard, layout, spans, dropped, recents } = handed;
+            let Handed { shard, layout, spans, dropped, capped, recents } = handed;
             let epoch = epoch(self.started);
             if !recents.is_empty() {
                 hub.requested(Recents { requests: recents, layout: layout.clone(), epoch });
             }
-            if dropped > 0 {
-                hub.dropped(dropped);
-            }
+            hub.not_recorded(dropped, capped);
             if !spans.is_empty() {
                 let returns = Some(self.emptied[shard].clone());
                 hub.offer(&Arc::new(Batch { spans, layout, epoch, returns }));

@@ -35,6 +35,7 @@ struct Books {
     /// Those that use them up here.
     watchers: Vec<Arc<Queue>>,
     recorded: u64,
+    capped: u64,
     /// By shard; the latest of each.
     recents: VecDeque<Arc<Recents>>,
     recents_capacity: usize,
@@ -85,11 +86,13 @@ impl Hub {
         books.watchers.iter().for_each(|queue| queue.push(batch.clone()));
     }
 
-    /// Spans that were recorded, and for which there was no room on the way here.
-    pub(super) fn dropped(&self, spans: u64) {
+    /// Spans that were recorded, and for which there was no room on the way here; and requests that
+    /// were not recorded since the cap had no room.
+    pub(super) fn not_recorded(&self, dropped_spans: u64, capped: u64) {
         let mut books = lock(&self.books);
-        books.recorded += spans;
-        books.collectors.iter().for_each(|it| it.queue.drop_more(spans));
+        books.recorded += dropped_spans;
+        books.capped += capped;
+        books.collectors.iter().for_each(|it| it.queue.drop_more(dropped_spans));
     }
 
     /// A shard's latest requests.
@@ -105,6 +108,7 @@ impl Books {
             telemetry.export_failures.set(exporter, *failures);
         }
         telemetry.spans_recorded = self.recorded;
+        telemetry.traces_capped = self.capped;
         let (mut sent, mut dropped) = (BTreeMap::new(), BTreeMap::new());
         for it in &self.collectors {
             *sent.entry(it.exporter).or_default() += it.sent;

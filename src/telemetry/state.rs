@@ -178,6 +178,8 @@ pub struct TelemetryStats {
     pub snapshots: u64,
     /// Whatever became of them.
     pub spans_recorded: u64,
+    /// Requests that `max_spans_per_sec` kept from being recorded.
+    pub traces_capped: u64,
     /// By exporter that delivers spans. Of each: what was recorded is sent, dropped or waits.
     pub spans_sent: Split,
     pub spans_dropped: Split,
