@@ -283,9 +283,10 @@ impl Context {
 async fn unknown(uri: Uri, is_on: bool) -> Response {
     let path = uri.path();
     let is_listed = PATHS.iter().any(|known| known.strip_prefix("GET ") == Some(path));
-    let text = match is_listed && !is_on {
-        true => TELEMETRY_IS_OFF.to_owned(),
-        false => format!("nothing at {path}; there is:\n{}\n", PATHS.join("\n")),
+    let text = match (is_listed, is_on) {
+        (true, false) => TELEMETRY_IS_OFF.to_owned(),
+        (true, true) => format!("telemetry.exporters has none that answers {path}\n"),
+        (false, _) => format!("nothing at {path}; there is:\n{}\n", PATHS.join("\n")),
     };
     (StatusCode::NOT_FOUND, text).into_response()
 }
