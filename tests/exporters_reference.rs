@@ -55,6 +55,7 @@ fn it_shows_every_key_of_every_exporter_at_its_default() {
                 Shape::Number { default, .. } => {
                     assert_eq!(value.as_u64(), Some(default), "{name}")
                 }
+                Shape::Share { default } => assert_eq!(value.as_f64(), Some(default), "{name}"),
                 Shape::Word(words) => assert_eq!(value.as_str(), Some(words[0]), "{name}"),
                 Shape::Text { default: Some(default), .. } => {
                     assert_eq!(value.as_str(), Some(default), "{name}");
@@ -88,6 +89,9 @@ fn what_its_comments_say_of_ranges_and_words_is_so() {
                 Shape::Number { least, most, .. } => {
                     let range = format!("({least} to {most})");
                     assert!(comment.contains(&range), "{}: {comment}", key.name);
+                }
+                Shape::Share { .. } => {
+                    assert!(comment.contains("(0 to 1)"), "{}: {comment}", key.name);
                 }
                 Shape::Word(words) => {
                     for word in words {

@@ -6,11 +6,14 @@
 
 pub mod influxdb;
 pub mod json;
+pub mod otlp;
 pub mod page;
 #[cfg(test)]
 mod probe;
 pub mod prometheus;
+mod push;
 pub mod statsd;
+mod told;
 pub mod zipkin;
 
 use std::pin::Pin;
@@ -80,4 +83,5 @@ pub fn make(settings: &[ExporterSettings], kinds: &[Kind]) -> Result<Vec<Made>, 
 }
 
 /// Every kind that comes with Ringlane.
-pub const KINDS: &[Kind] = &[prometheus::KIND, json::KIND, influxdb::KIND, statsd::KIND];
+pub const KINDS: &[Kind] =
+    &[prometheus::KIND, json::KIND, influxdb::KIND, statsd::KIND, zipkin::KIND, otlp::KIND];
