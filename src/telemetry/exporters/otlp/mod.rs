@@ -47,3 +47,6 @@ impl Exporter for Otlp {
         Some(Box::pin(push::deliver(Upload::new(self.0), to, feed, queue, ends)))
     }
 }
+
+#[cfg(test)]
+mod tests;

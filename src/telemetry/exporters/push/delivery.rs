@@ -230,17 +230,5 @@ impl Books {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_a_bound_and_scatter() {
-        let ms = |failures, random| pause(failures, random).as_millis();
-        assert_eq!(
-            [0, 1, 2, 6, 7, u32::MAX].map(|it| ms(it, 0)),
-            [50, 100, 200, 3_200, 5_000, 5_000]
-        );
-        assert!((0..1_000).map(|_| ms(20, random())).all(|it| (5_000..=10_000).contains(&it)));
-        assert_ne!(random(), random());
-    }
-}
+#[path = "delivery_tests.rs"]
+mod tests;

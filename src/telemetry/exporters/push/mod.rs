@@ -7,7 +7,11 @@
 mod client;
 mod delivery;
 mod naming;
+#[cfg(test)]
+pub(super) mod rig;
 pub(super) mod settings;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub(super) use client::Client;

@@ -66,7 +66,9 @@ impl Settings {
         if authority.as_str().contains('@') {
             return Err(refused("it has a user"));
         }
-        if authority.as_str().ends_with(':') || authority.port_u16() == Some(0) {
+        // Of what is no port `http` says that there is none.
+        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
+        if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return Err(refused("its port is none"));
         }
         let timeout = Duration::from_millis(settings.number("timeout_ms"));

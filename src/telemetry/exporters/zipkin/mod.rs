@@ -66,3 +66,6 @@ impl Exporter for Zipkin {
         Some(Box::pin(push::deliver(upload, to, feed, queue, ends)))
     }
 }
+
+#[cfg(test)]
+mod tests;
