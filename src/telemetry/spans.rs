@@ -38,6 +38,23 @@ pub struct Recents {
 }
 
 impl Batch {
+    /// What a shard has gathered. A buffer that is mostly empty goes back at once: while a
+    /// collector is away, a few spans a second must not keep a whole buffer each.
+    pub(super) fn gathered(
+        spans: Vec<Span>,
+        layout: Arc<Layout>,
+        epoch: Duration,
+        returns: Sender<Vec<Span>>,
+    ) -> Arc<Batch> {
+        if spans.len() >= spans.capacity() / 2 {
+            return Arc::new(Batch { spans, layout, epoch, returns: Some(returns) });
+        }
+        let batch = Batch::of(spans.clone(), layout, epoch);
+        // A shard that has enough, or has ended, needs no more.
+        let _ = returns.try_send(spans);
+        batch
+    }
+
     /// A batch of which the buffer goes nowhere.
     pub fn of(spans: Vec<Span>, layout: Arc<Layout>, epoch: Duration) -> Arc<Batch> {
         Arc::new(Batch { spans, layout, epoch, returns: None })
@@ -208,6 +225,27 @@ mod tests {
         assert_eq!(queue.hold(1).len(), 1);
         assert_eq!(queue.hold(1).len(), 1);
         assert!(queue.hold(1).is_empty());
+    }
+
+    #[test]
+    fn what_waits_takes_the_room_of_its_spans() {
+        // As config/ringlane.yaml says.
+        assert!((300..=400).contains(&size_of::<Span>()), "{}", size_of::<Span>());
+        let (returns, returned) = crossbeam_channel::bounded(1);
+        let gathered = |spans| {
+            let mut buffer = Vec::with_capacity(256);
+            buffer.resize(spans, sample::span());
+            Batch::gathered(buffer, Arc::default(), Duration::ZERO, returns.clone())
+        };
+        let few = gathered(2);
+        assert_eq!((few.spans.len(), few.spans.capacity()), (2, 2));
+        assert_eq!(returned.try_recv().map(|it| it.capacity()), Ok(256));
+        drop(few);
+        assert!(returned.is_empty());
+        let many = gathered(200);
+        assert!(many.spans.len() == 200 && returned.is_empty());
+        drop(many);
+        assert_eq!(returned.try_recv().map(|it| it.capacity()), Ok(256));
     }
 
     #[test]

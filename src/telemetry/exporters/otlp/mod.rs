@@ -1,9 +1,11 @@
 //! Pushes spans to an OpenTelemetry collector: OTLP over HTTP, in protobuf.
 //!
 //! `opentelemetry-otlp` encodes what `data` makes of spans, makes the request and judges the answer
-//! (`upload`); what it sends with is our client. It is told not to try again by itself, since it
-//! would block the thread while it waits, and gets no word on what it takes from `OTEL_*` variables:
-//! what is in force is in the configuration.
+//! (`upload`); what it sends with is our client. Two things of it are not used:
+//!
+//! - It tries again by itself, asleep in between, and with it the thread that all exporters share.
+//! - It takes what is not set from `OTEL_*` variables. What is in force is in the configuration, so
+//!   all that can be set is; the fields of requests, which cannot, are left out by the client.
 
 mod data;
 mod upload;

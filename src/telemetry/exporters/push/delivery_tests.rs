@@ -20,12 +20,14 @@ enum Act {
     Hang,
 }
 
+type Post = (Instant, Vec<u64>);
+
 /// One that takes everything once there is nothing more that it was told.
 #[derive(Clone, Default)]
 struct Scripted {
     acts: Arc<Mutex<VecDeque<Act>>>,
     /// When, and by their numbers which spans it was sent.
-    posts: Arc<Mutex<Vec<(Instant, Vec<u64>)>>>,
+    posts: Arc<Mutex<Vec<Post>>>,
     /// What it took, by number how often.
     taken: Arc<Mutex<BTreeMap<u64, usize>>>,
 }

@@ -1,8 +1,8 @@
 //! What exporters that push spans share.
 //!
-//! `settings` is what is configured of them (`naming`: what services are called), `client` sends a request and remembers how it went,
-//! `verdict` says what follows from that, and `delivery` is the loop: which spans go when, and that
-//! each of them ends as sent or as dropped.
+//! `settings` is what is configured of them (`naming`: what services are called), `client` sends a
+//! request and remembers how it went, `verdict` says what follows from that, and `delivery` is the
+//! loop: which spans go when, and that each of them ends as sent or as dropped.
 
 mod client;
 mod delivery;

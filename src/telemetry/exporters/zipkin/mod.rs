@@ -2,8 +2,8 @@
 //!
 //! `opentelemetry-zipkin` 0.33 makes the request, hands it to our client and judges the answer
 //! (`upload`). What the request says is written here (`json`) and put in the place of its body: the
-//! crate turns OpenTelemetry's spans into Zipkin's, and cannot say the following of what a proxy has
-//! to tell:
+//! crate turns OpenTelemetry's spans into Zipkin's, and cannot say the following of what a proxy
+//! has to tell:
 //!
 //! - Its endpoints have an address and a port, but no `serviceName`: Zipkin would list no services
 //!   and find no span by one.
@@ -16,7 +16,8 @@
 //! - Trace ids are always 128 bits wide, `debug` and `shared` are not there at all.
 //!
 //! Nor does its error say more than a text: the client remembers what the answer was. A test holds
-//! what both can express to be the same.
+//! both to say the same of what both can say. Its own way from our spans to a body takes six times
+//! what ours takes (16 us a span against 2.7, `benches/trace.rs`, on a busy machine).
 
 mod json;
 mod upload;
