@@ -1,6 +1,6 @@
 //! What goes over the wire, read back with OTLP's own messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -61,6 +61,11 @@ fn spans_arrive_as_they_are() {
         let received = server.next().await;
         assert!(received.head.starts_with("post /v1/traces http/1.1\r\n"));
         assert!(received.head.contains("content-type: application/x-protobuf\r\n"));
+        // None of those that the crate would add, of its own or from the environment.
+        let fields = received.head.lines().filter_map(|line| line.split_once(": "));
+        let fields: BTreeSet<&str> = fields.map(|(name, _)| name).collect();
+        assert!(fields.iter().eq(&["content-length", "content-type", "host", "user-agent"]));
+        assert!(received.head.contains("user-agent: ringlane/"));
         let (service, spans) = read(&received);
         assert_eq!((service.as_str(), spans.len()), ("http", told.len()));
         for (span, told) in spans.iter().zip(&told) {
