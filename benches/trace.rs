@@ -7,11 +7,17 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use opentelemetry_http::{HttpClient, HttpError, Request as OtelRequest, Response};
+use opentelemetry_otlp::WithHttpConfig as _;
+use opentelemetry_sdk::trace::SpanExporter as _;
 use ringlane::http::{ForwardRules, Method, Peer, PeerText, Request, Sampling};
 use ringlane::http1::{FieldStorage, RequestParser, encode};
 use ringlane::policy::Rng;
 use ringlane::policy::sampler::{Asked, Keep, Outcome, Rate, Sampler};
+use ringlane::telemetry::exporters::otlp;
 use ringlane::telemetry::exporters::zipkin::{Naming, Told, batch};
 use ringlane::telemetry::layout::{Occupied, Registry, ServerName, ServiceFacts, Topology};
 use ringlane::telemetry::record::{Attempt, AttemptEnd, RequestEnd};
@@ -213,7 +219,49 @@ fn spans(criterion: &mut Criterion) {
             out.len()
         });
     });
+    group.bench_function("a batch by opentelemetry-zipkin", |bencher| {
+        let (runtime, exporter) = (runtime(), their_exporter());
+        bencher.iter(|| {
+            let spans = black_box(&request).iter().map(|it| otlp::data(it, &told)).collect();
+            runtime.block_on(exporter.export(spans)).expect("it is taken");
+        });
+    });
+    group.bench_function("a batch by opentelemetry-otlp", |bencher| {
+        let (runtime, exporter) = (runtime(), otlp_exporter());
+        bencher.iter(|| {
+            let spans = black_box(&request).iter().map(|it| otlp::data(it, &told)).collect();
+            runtime.block_on(exporter.export(spans)).expect("it is taken");
+        });
+    });
     group.finish();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+}
+
+/// Takes every request, and does nothing with it.
+#[derive(Debug)]
+struct Sink;
+
+#[async_trait]
+impl HttpClient for Sink {
+    async fn send_bytes(&self, request: OtelRequest<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        black_box(request.body().len());
+        Ok(Response::new(Bytes::new()))
+    }
+}
+
+// As in the exporter: it is deprecated, and this is what that costs to use.
+#[allow(deprecated)]
+fn their_exporter() -> opentelemetry_zipkin::ZipkinExporter {
+    let builder = opentelemetry_zipkin::ZipkinExporter::builder();
+    builder.with_http_client(Sink).build().expect("it has a default endpoint")
+}
+
+fn otlp_exporter() -> opentelemetry_otlp::SpanExporter {
+    let builder = opentelemetry_otlp::SpanExporter::builder().with_http();
+    builder.with_http_client(Sink).build().expect("it has a default endpoint")
 }
 
 fn record(request: &Request<'_, '_>, hop: &Hop, spans: &mut Spans) {

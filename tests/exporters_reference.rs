@@ -90,6 +90,9 @@ fn what_its_comments_say_of_ranges_and_words_is_so() {
                     let range = format!("({least} to {most})");
                     assert!(comment.contains(&range), "{}: {comment}", key.name);
                 }
+                Shape::Share { .. } => {
+                    assert!(comment.contains("(0 to 1)"), "{}: {comment}", key.name);
+                }
                 Shape::Word(words) => {
                     for word in words {
                         assert!(comment.contains(word), "{} has {word}: {comment}", key.name);

@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 34] = [
+const HOMES: [(&str, &[&str]); 44] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
@@ -45,6 +45,16 @@ const HOMES: [(&str, &[&str]); 34] = [
     ("prost", &["telemetry"]),
     ("cadence", &["telemetry"]),
     ("procfs", &["telemetry"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_http", &["telemetry"]),
+    ("opentelemetry_zipkin", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("async_trait", &["telemetry"]),
+    ("hyper_util", &["telemetry"]),
+    ("http_body_util", &["telemetry"]),
+    ("hyper_rustls", &["telemetry"]),
+    ("rustls", &["telemetry"]),
     ("tikv_jemallocator", &["main"]),
     ("tikv_jemalloc_ctl", &["telemetry"]),
     ("serde", &["config", "admin"]),

@@ -60,7 +60,11 @@ impl ControlThread {
         };
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || runtime.block_on(work.run(ended)))
+            .spawn(move || {
+                runtime.block_on(work.run(ended));
+                // The name of a collector may be being looked up; dropped, it would wait for that.
+                runtime.shutdown_background();
+            })
             .map_err(failed)?;
         let control = ControlThread { admin, discovered, ends, thread };
         control.discover(config);

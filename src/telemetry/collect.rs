@@ -140,8 +140,8 @@ impl Inlet {
             }
             hub.not_recorded(dropped, capped);
             if !spans.is_empty() {
-                let returns = Some(self.emptied[shard].clone());
-                hub.offer(&Arc::new(Batch { spans, layout, epoch, returns }));
+                let returns = self.emptied[shard].clone();
+                hub.offer(&Batch::gathered(spans, layout, epoch, returns));
             }
         }
     }

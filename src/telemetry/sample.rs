@@ -13,7 +13,7 @@ use super::record::{
     ShardFigures,
 };
 use super::trace::{Forms, Hop, Incoming, Said, Span, Spans, Trail};
-use crate::http::{Method, Peer, Reason, Seen, Target};
+use crate::http::{Field, Method, Peer, Reason, Seen, Target};
 
 /// Two shards, one server, a service `web` with two endpoints: 1,000 requests of which 10 failed
 /// with 503 from upstream, one refused as malformed, one without a route, one still under way.
@@ -80,6 +80,60 @@ pub(super) fn span() -> Span {
     let mut spans = Spans::new(1);
     trail.ended(Duration::from_millis(50), &end, &mut spans);
     spans.take(Vec::new()).0.pop().expect("a span")
+}
+
+/// The spans of four requests: one that fails once over a new connection and is retried over a
+/// pooled one, one whose connection is refused, one without a service, and one with a method that
+/// nobody knows. Endpoints are those of `layout`.
+pub(super) fn spans() -> Vec<Span> {
+    let ms = Duration::from_millis;
+    let mut spans = Spans::new(100);
+    let begin = |b3: &str, method: &[u8], target: &str| {
+        let field = Field::new(b"b3", b3.as_bytes());
+        let mut seen = Seen::default();
+        seen.add(field.kind);
+        let mut last = 0xF0;
+        let hop = Hop::begin(&Incoming::read(&[field], seen), Forms::DEFAULT, || {
+            last += 1;
+            last
+        });
+        let target = Target::parse(target.as_bytes(), Method::Get).expect("a target");
+        let peer = Peer { ip: "::ffff:192.0.2.7".parse().ok(), port: 50_123 };
+        let said = Said { server: 0, peer, method, target: &target, request_id: b"1-2" };
+        Trail::begin(hop, ms(10), &said)
+    };
+    let end = |status, failure| RequestEnd { status, failure, retries: 1, ..unroutable() };
+    let attempt = |status, failure| AttemptEnd {
+        status,
+        failure,
+        latency: ms(1),
+        request_bytes: 3,
+        response_bytes: 128,
+    };
+    let address = "127.0.0.1:8080".parse().ok();
+    let wide = "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1";
+    let mut trail = begin(wide, b"POST", "/a%20\"b?secret=1");
+    trail.routed(0);
+    trail.attempt_begun(0, address, Attempt::First, ms(11));
+    trail.connected(ms(13));
+    trail.answered(ms(20));
+    trail.attempt_ended(ms(21), &attempt(Some(503), Some(Cause::UpstreamStatus)));
+    trail.attempt_begun(1, None, Attempt::Retry, ms(30));
+    trail.pooled();
+    trail.answered(ms(40));
+    trail.attempt_ended(ms(50), &attempt(Some(200), None));
+    trail.ended(ms(51), &end(200, None), &mut spans);
+    let mut trail = begin("", b"GET", "/");
+    trail.routed(0);
+    trail.attempt_begun(0, address, Attempt::First, ms(11));
+    let refused = Some(Cause::Reason(Reason::ConnectRefused));
+    trail.attempt_ended(ms(12), &attempt(None, refused));
+    trail.ended(ms(12), &end(502, refused), &mut spans);
+    let trail = begin("463ac35c9f6413ad-e457b5a2e4d86bd1", b"GET", "/x");
+    let no_route = Some(Cause::Reason(Reason::NoRoute));
+    trail.ended(ms(11), &end(404, no_route), &mut spans);
+    begin(wide, b"BREW", "/pot").ended(ms(11), &end(405, None), &mut spans);
+    spans.take(Vec::new()).0
 }
 
 fn requests(recorder: &mut Recorder, shard: usize, layout: &Layout) {

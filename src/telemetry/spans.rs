@@ -3,6 +3,9 @@
 //! A batch is shared by all queues. Where a queue is full its oldest batches give way: what is
 //! newer is more likely to be asked for. So a collector that is away costs the queue's bound and
 //! nothing else, and every span that is not sent is counted as dropped, by exporter.
+//!
+//! Whoever sends spans holds them until it knows what became of them. What is held is within the
+//! bound: it is what is being tried again while newer spans come.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +37,30 @@ pub struct Recents {
     pub epoch: Duration,
 }
 
+impl Batch {
+    /// What a shard has gathered. A buffer that is mostly empty goes back at once: while a
+    /// collector is away, a few spans a second must not keep a whole buffer each.
+    pub(super) fn gathered(
+        spans: Vec<Span>,
+        layout: Arc<Layout>,
+        epoch: Duration,
+        returns: Sender<Vec<Span>>,
+    ) -> Arc<Batch> {
+        if spans.len() >= spans.capacity() / 2 {
+            return Arc::new(Batch { spans, layout, epoch, returns: Some(returns) });
+        }
+        let batch = Batch::of(spans.clone(), layout, epoch);
+        // A shard that has enough, or has ended, needs no more.
+        let _ = returns.try_send(spans);
+        batch
+    }
+
+    /// A batch of which the buffer goes nowhere.
+    pub fn of(spans: Vec<Span>, layout: Arc<Layout>, epoch: Duration) -> Arc<Batch> {
+        Arc::new(Batch { spans, layout, epoch, returns: None })
+    }
+}
+
 impl Drop for Batch {
     fn drop(&mut self) {
         if let Some(returns) = &self.returns {
@@ -55,11 +82,14 @@ pub struct Queue {
 struct Waiting {
     batches: VecDeque<Arc<Batch>>,
     spans: usize,
+    /// Taken by [`Queue::hold`], and not yet settled.
+    held: usize,
     dropped: u64,
 }
 
 impl Queue {
-    /// For up to `most` spans, or for one batch where that is larger.
+    /// For up to `most` spans, those that are held included. The newest batch is taken all the
+    /// same, however large it is.
     pub fn new(most: usize) -> Queue {
         Queue { most, waiting: Mutex::default(), came: Notify::new() }
     }
@@ -69,7 +99,7 @@ impl Queue {
         let mut waiting = self.lock();
         waiting.spans += batch.spans.len();
         waiting.batches.push_back(batch);
-        while waiting.spans > self.most && waiting.batches.len() > 1 {
+        while waiting.spans + waiting.held > self.most && waiting.batches.len() > 1 {
             if let Some(oldest) = waiting.batches.pop_front() {
                 waiting.spans -= oldest.spans.len();
                 waiting.dropped += oldest.spans.len() as u64;
@@ -102,6 +132,49 @@ impl Queue {
         }
     }
 
+    /// The oldest batches: as many as together have up to `most` spans, and one at least. None
+    /// where none waits. They stay within the bound until they are sent or dropped, of which the
+    /// queue is told with [`Queue::settle`].
+    pub fn hold(&self, most: usize) -> Vec<Arc<Batch>> {
+        let mut waiting = self.lock();
+        let (mut taken, mut spans) = (Vec::new(), 0);
+        while let Some(next) = waiting.batches.front().map(|it| it.spans.len()) {
+            if !taken.is_empty() && spans + next > most {
+                break;
+            }
+            spans += next;
+            taken.extend(waiting.batches.pop_front());
+        }
+        waiting.spans -= spans;
+        waiting.held += spans;
+        taken
+    }
+
+    /// So many spans are no longer held.
+    pub fn settle(&self, spans: usize) {
+        let mut waiting = self.lock();
+        debug_assert!(spans <= waiting.held);
+        waiting.held = waiting.held.saturating_sub(spans);
+    }
+
+    /// Until a batch waits.
+    pub async fn filled(&self) {
+        while self.lock().batches.is_empty() {
+            self.came.notified().await;
+        }
+    }
+
+    /// For how many spans there is room.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Spans that wait or are held.
+    pub fn unsettled(&self) -> usize {
+        let waiting = self.lock();
+        waiting.spans + waiting.held
+    }
+
     /// Spans that have found no room since the beginning.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
@@ -119,9 +192,7 @@ mod tests {
     use crate::telemetry::sample;
 
     fn batch(spans: usize) -> Arc<Batch> {
-        let spans = vec![sample::span(); spans];
-        let layout = Arc::new(Layout::default());
-        Arc::new(Batch { spans, layout, epoch: Duration::ZERO, returns: None })
+        Batch::of(vec![sample::span(); spans], Arc::default(), Duration::ZERO)
     }
 
     #[test]
@@ -136,6 +207,45 @@ mod tests {
         assert!(queue.try_next().is_none());
         queue.drop_more(2);
         assert_eq!(queue.dropped(), 9);
+    }
+
+    #[test]
+    fn what_is_held_is_within_the_bound() {
+        let queue = Queue::new(10);
+        [2, 3, 4].into_iter().for_each(|spans| queue.push(batch(spans)));
+        let held = queue.hold(6);
+        assert_eq!(held.iter().map(|it| it.spans.len()).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(queue.unsettled(), 9);
+        queue.push(batch(2));
+        assert_eq!((queue.dropped(), queue.unsettled()), (4, 7));
+        queue.settle(5);
+        queue.push(batch(8));
+        assert_eq!((queue.dropped(), queue.unsettled()), (4, 10));
+        // One at least, however many spans it has.
+        assert_eq!(queue.hold(1).len(), 1);
+        assert_eq!(queue.hold(1).len(), 1);
+        assert!(queue.hold(1).is_empty());
+    }
+
+    #[test]
+    fn what_waits_takes_the_room_of_its_spans() {
+        // As config/ringlane.yaml says.
+        assert!((300..=400).contains(&size_of::<Span>()), "{}", size_of::<Span>());
+        let (returns, returned) = crossbeam_channel::bounded(1);
+        let gathered = |spans| {
+            let mut buffer = Vec::with_capacity(256);
+            buffer.resize(spans, sample::span());
+            Batch::gathered(buffer, Arc::default(), Duration::ZERO, returns.clone())
+        };
+        let few = gathered(2);
+        assert_eq!((few.spans.len(), few.spans.capacity()), (2, 2));
+        assert_eq!(returned.try_recv().map(|it| it.capacity()), Ok(256));
+        drop(few);
+        assert!(returned.is_empty());
+        let many = gathered(200);
+        assert!(many.spans.len() == 200 && returned.is_empty());
+        drop(many);
+        assert_eq!(returned.try_recv().map(|it| it.capacity()), Ok(256));
     }
 
     #[test]

@@ -6,12 +6,15 @@
 
 pub mod influxdb;
 pub mod json;
+pub mod otlp;
 pub mod page;
 #[cfg(test)]
 mod probe;
 pub mod prometheus;
+mod push;
 pub mod recent_requests;
 pub mod statsd;
+mod told;
 pub mod trace_log;
 pub mod zipkin;
 
@@ -87,6 +90,8 @@ pub const KINDS: &[Kind] = &[
     json::KIND,
     influxdb::KIND,
     statsd::KIND,
+    zipkin::KIND,
+    otlp::KIND,
     trace_log::KIND,
     recent_requests::KIND,
 ];

@@ -1,53 +1,47 @@
 //! Spans in Zipkin's v2 JSON.
 //!
-//! - `name`: method and service in lower case; few names, which say what was called.
 //! - `localEndpoint`: the server's address, and this hop's name.
 //! - `remoteEndpoint`: of a SERVER span the client's address, of a CLIENT span the endpoint's and
 //!   the service's name.
-//! - `annotations`: `wr` and `ws` (the last bytes that came in and went out), `connect start`,
-//!   `connect end`, `first byte`.
-//! - `tags`: as in `tags` below.
+//! - `name`, `annotations`, `tags`: as in `told`.
 //!
 //! A trace's id of which the high half is zero is written with 16 digits: senders differ in whether
 //! they fill it up, and one trace must not become two. Nothing is `shared`: each hop has spans of
 //! its own.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
 
-use super::naming::Naming;
-use crate::http::Method;
-use crate::telemetry::layout::{Layout, OTHER};
-use crate::telemetry::record::{Attempt, Cause};
-use crate::telemetry::trace::{Client, Connection, Role, Span};
-
-/// What is known of all spans of a batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
-    /// By whose ids they speak.
-    pub layout: &'a Layout,
-    /// When the process's clock began, since 1970.
-    pub epoch: Duration,
-    pub naming: &'a Naming,
-}
+use crate::telemetry::exporters::told::{self, Names, Told, Value, name};
+use crate::telemetry::trace::{Role, Span};
 
 /// Appends an array of spans.
 pub fn batch(out: &mut Vec<u8>, spans: &[Span], told: &Told<'_>) {
+    batches(out, [(spans, *told)].into_iter());
+}
+
+/// The same, of spans that speak by different layouts.
+pub(super) fn batches<'b>(
+    out: &mut Vec<u8>,
+    batches: impl Iterator<Item = (&'b [Span], Told<'b>)>,
+) {
     out.push(b'[');
-    for (at, span) in spans.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
+    let mut is_first = true;
+    for (spans, told) in batches {
+        for span in spans {
+            if !std::mem::take(&mut is_first) {
+                out.push(b',');
+            }
+            let mut object = Object::begin(out);
+            write_span(&mut object, span, &told);
+            object.end();
         }
-        let mut object = Object::begin(out);
-        write_span(&mut object, span, told);
-        object.end();
     }
     out.push(b']');
 }
 
 fn write_span(object: &mut Object<'_>, span: &Span, told: &Told<'_>) {
-    let names = Names::of(span, told);
+    let names = Names::of(span, told.layout);
     let digits = span.trace.all_digits();
     let from = if span.trace.high() == 0 { 16 } else { 0 };
     object.text("traceId", ascii(&digits[from..]));
@@ -82,20 +76,12 @@ fn write_span(object: &mut Object<'_>, span: &Span, told: &Told<'_>) {
         }
     }
     annotations(object, span, told);
-    object.inner("tags", |inner| tags(inner, span, &names));
-}
-
-/// Method and service.
-fn name(span: &Span, service: Option<&str>) -> String {
-    let method = match Method::from_bytes(span.method.as_str().as_bytes()) {
-        // Anybody can make up methods; a name is one of few.
-        Method::Other => "other".to_owned(),
-        _ => span.method.as_str().to_lowercase(),
-    };
-    match service {
-        Some(service) => format!("{method} {}", service.to_lowercase()),
-        None => method,
-    }
+    object.inner("tags", |tags| {
+        told::tags(span, &names, |key, value| match value {
+            Value::Text(text) => tags.text(key, text),
+            Value::Number(number) => tags.number_as_text(key, number),
+        });
+    });
 }
 
 /// Left out where nothing is known of it.
@@ -120,118 +106,19 @@ fn endpoint(object: &mut Object<'_>, key: &str, name: &str, address: Option<(IpA
     });
 }
 
-/// In the order in which they happened.
 fn annotations(object: &mut Object<'_>, span: &Span, told: &Told<'_>) {
-    let none = (None, "");
-    let first_byte = (span.first_byte, "first byte");
-    let all = match &span.role {
-        Role::Server { .. } => {
-            [(Some(span.began), "wr"), first_byte, (Some(span.ended), "ws"), none, none]
-        }
-        Role::Client(client) => {
-            let answered = (span.first_byte.map(|_| span.ended), "wr");
-            let began = Some(span.began);
-            match client.connection {
-                Connection::Pooled => [(began, "ws"), first_byte, answered, none, none],
-                Connection::Made { at } => {
-                    let at = Some(at);
-                    let connect = [(began, "connect start"), (at, "connect end")];
-                    [connect[0], connect[1], (at, "ws"), first_byte, answered]
-                }
-                Connection::Failed => [(began, "connect start"), none, none, none, none],
-            }
-        }
-    };
     object.key("annotations");
     object.out.push(b'[');
-    let mut is_first = true;
-    for (at, value) in all {
-        let Some(at) = at else { continue };
-        if !is_first {
+    for (nth, (at, value)) in told::annotations(span).enumerate() {
+        if nth > 0 {
             object.out.push(b',');
         }
-        is_first = false;
         let mut inner = Object::begin(object.out);
         inner.number("timestamp", told.micros(at));
         inner.text("value", value);
         inner.end();
     }
     object.out.push(b']');
-}
-
-fn tags(tags: &mut Object<'_>, span: &Span, names: &Names<'_>) {
-    tags.text("router.label", names.router);
-    if let Some(service) = names.service {
-        tags.text("service", service);
-    }
-    if let Role::Client(client) = &span.role {
-        if let Some(endpoint) = names.endpoint {
-            tags.text("client", endpoint);
-        } else if let Some(address) = client.address {
-            tags.text("client", &address.to_string());
-        }
-        tags.text(
-            "attempt",
-            match client.attempt {
-                Attempt::First => "first",
-                Attempt::Requeue => "requeue",
-                Attempt::Retry => "retry",
-            },
-        );
-    }
-    tags.text("http.method", span.method.as_str());
-    tags.text("http.path", span.path.as_str());
-    if let Some(status) = span.status {
-        tags.number_as_text("http.status_code", u64::from(status));
-    }
-    tags.number_as_text("http.request.size", span.request_bytes);
-    tags.number_as_text("http.response.size", span.response_bytes);
-    if let Role::Server { retries, request_id, .. } = &span.role {
-        tags.number_as_text("retries", u64::from(*retries));
-        if !request_id.is_empty() {
-            tags.text("l5d-reqid", request_id.as_str());
-        }
-    }
-    if let Some(failure) = span.failure {
-        tags.text("error", Cause::label(failure.index()));
-    }
-}
-
-/// What ids stand for; they may be gone when the span is told, which then says less.
-struct Names<'a> {
-    router: &'a str,
-    service: Option<&'a str>,
-    listens: Option<SocketAddr>,
-    endpoint: Option<&'a str>,
-}
-
-impl<'a> Names<'a> {
-    fn of(span: &Span, told: &Told<'a>) -> Names<'a> {
-        let layout = told.layout;
-        let server = named(&layout.servers, span.server);
-        let target = span.target.and_then(|target| named(&layout.targets, target));
-        let endpoint = match span.role {
-            Role::Client(Client { endpoint, .. }) => named(&layout.endpoints, endpoint),
-            Role::Server { .. } => None,
-        };
-        let router = target.map(|target| &target.router).or(server.map(|server| &server.router));
-        Names {
-            router: router.map_or("unknown", String::as_str),
-            service: target.map(|target| target.service.as_str()),
-            listens: server.map(|server| server.address),
-            endpoint: endpoint.map(|it| it.address.as_str()).filter(|address| *address != OTHER),
-        }
-    }
-}
-
-fn named<N>(names: &[Option<N>], id: u32) -> Option<&N> {
-    names.get(id as usize)?.as_ref()
-}
-
-impl Told<'_> {
-    fn micros(&self, at: Duration) -> u64 {
-        (self.epoch + at).as_micros() as u64
-    }
 }
 
 fn ascii(digits: &[u8]) -> &str {

@@ -1,10 +1,13 @@
 //! What Zipkin is sent, read back as JSON. That it passes Zipkin's schema is for `tests/zipkin.rs`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::*;
-use crate::http::{Peer, Reason, Sampling, Seen, Target};
-use crate::telemetry::record::{AttemptEnd, RequestEnd};
+use crate::http::{Method, Peer, Reason, Sampling, Seen, Target};
+use crate::telemetry::exporters::zipkin::Naming;
+use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
 use crate::telemetry::sample;
 use crate::telemetry::trace::{Forms, Hop, Incoming, Said, Spans, Trail};
 

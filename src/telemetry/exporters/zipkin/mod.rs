@@ -1,7 +1,9 @@
-//! Spans as Zipkin takes them: `POST /api/v2/spans`, a JSON array of the v2 format.
+//! Pushes spans to Zipkin: `POST /api/v2/spans`, a JSON array of the v2 format.
 //!
-//! The format is written here and not by `opentelemetry-zipkin` 0.33, which turns OpenTelemetry's
-//! spans into Zipkin's and cannot say the following of what a proxy has to tell:
+//! `opentelemetry-zipkin` 0.33 makes the request, hands it to our client and judges the answer
+//! (`upload`). What the request says is written here (`json`) and put in the place of its body: the
+//! crate turns OpenTelemetry's spans into Zipkin's, and cannot say the following of what a proxy
+//! has to tell:
 //!
 //! - Its endpoints have an address and a port, but no `serviceName`: Zipkin would list no services
 //!   and find no span by one.
@@ -13,11 +15,58 @@
 //!   server takes for a parent that has not arrived.
 //! - Trace ids are always 128 bits wide, `debug` and `shared` are not there at all.
 //!
-//! Of its types there would be left a JSON array in an HTTP request; that and how it is sent are
-//! another matter than what a span says.
+//! Nor does its error say more than a text: the client remembers what the answer was. A test holds
+//! both to say the same of what both can say. Its own way from our spans to a body takes six times
+//! what ours takes (16 us a span against 2.7, `benches/trace.rs`, on a busy machine).
 
 mod json;
-mod naming;
+mod upload;
 
-pub use json::{Told, batch};
-pub use naming::Naming;
+use self::upload::Upload;
+use super::push::{self, Settings, settings};
+use super::{Ends, Exporter, Kind, Task};
+use crate::config::{ExporterSettings, ExporterSpec};
+use crate::telemetry::feed::Feed;
+
+pub use super::push::Naming;
+pub use super::told::Told;
+pub use json::batch;
+
+pub const KIND: Kind = Kind {
+    spec: &ExporterSpec {
+        kind: "zipkin",
+        keys: &[
+            settings::endpoint("http://127.0.0.1:9411/api/v2/spans"),
+            settings::SAMPLE_RATE,
+            settings::LOCAL_SERVICE,
+            settings::REMOTE_SERVICE,
+            settings::QUEUE_SPANS,
+            settings::TIMEOUT_MS,
+            settings::CA,
+        ],
+        by_default: false,
+    },
+    make,
+};
+
+fn make(settings: &ExporterSettings) -> Result<Box<dyn Exporter>, String> {
+    let pushed = Settings::new(settings)?;
+    Ok(Box::new(Zipkin { upload: Upload::new(&pushed)?, pushed }))
+}
+
+struct Zipkin {
+    pushed: Settings,
+    upload: Upload,
+}
+
+impl Exporter for Zipkin {
+    fn task(self: Box<Self>, feed: Feed, ends: Ends) -> Option<Task> {
+        let Zipkin { pushed, upload } = *self;
+        let queue = feed.collect_spans(pushed.queue_spans);
+        let to = pushed.endpoint.to_string();
+        Some(Box::pin(push::deliver(upload, to, feed, queue, ends)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

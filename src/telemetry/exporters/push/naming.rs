@@ -22,12 +22,12 @@ impl Default for Naming {
 
 impl Naming {
     /// In lower case, as Zipkin has them. A request without a service is its router's.
-    pub(super) fn local(&self, router: &str, service: Option<&str>) -> String {
+    pub(in super::super) fn local(&self, router: &str, service: Option<&str>) -> String {
         let name = filled(&self.local, router, service);
         if name.is_empty() { router.to_lowercase() } else { name }
     }
 
-    pub(super) fn remote(&self, router: &str, service: Option<&str>) -> String {
+    pub(in super::super) fn remote(&self, router: &str, service: Option<&str>) -> String {
         filled(&self.remote, router, service)
     }
 }
