@@ -213,12 +213,7 @@ struct Zipkin {
 impl Zipkin {
     fn start() -> Zipkin {
         let mut command = Command::new(tools::find("java"));
-        command
-            .args(JAVA)
-            .arg("-jar")
-            .arg(jar())
-            .args(SERVER)
-            .env("STORAGE_TYPE", "mem");
+        command.args(JAVA).arg("-jar").arg(jar()).args(SERVER).env("STORAGE_TYPE", "mem");
         let mut daemon = Daemon::start(&mut command);
         let address = daemon.wait_for("Zipkin serves", |line| {
             let address = line.split_once("Serving HTTP at /")?.1.split(' ').next()?;
