@@ -1,5 +1,5 @@
 //! What others make of our figures: Prometheus scrapes them, Grafana's dashboard asks for them,
-//! promtool judges them, and etsy's statsd adds them up.
+//! promtool judges them, etsy's statsd adds them up, and Zipkin shows the spans.
 //!
 //! The daemons are real, so all but the tests of files are ignored outside `.ci/run`. Totals are
 //! compared exactly once the load has ended; only what never stands still (process, heap, shards,
@@ -14,3 +14,4 @@ mod load;
 mod prometheus;
 mod statsd;
 mod tools;
+mod zipkin;
