@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 44] = [
+const HOMES: [(&str, &[&str]); 45] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
@@ -68,6 +68,7 @@ const HOMES: [(&str, &[&str]); 44] = [
     ("tokio", &["admin", "telemetry", "supervisor", "demo"]),
     ("http_body", &["demo"]),
     ("serde_json", &["admin", "telemetry"]),
+    ("itoa", &["telemetry"]),
     ("bytes", &["telemetry"]),
     ("flate2", &["telemetry"]),
     ("tower_http", &["admin"]),

@@ -171,9 +171,9 @@ fn a_collector_in_trouble_costs_requests_nothing_and_every_span_is_accounted_for
             let slowest = load(&proxy, REQUESTS);
             assert!(slowest < Duration::from_secs(1), "{slowest:?}");
             let metrics = proxy.metrics_when("what finds no room is dropped", |it| {
-                it.get(DROPPED) + it.get(SENT) + QUEUE >= all(phase)
+                recorded(it) == all(phase) && it.get(DROPPED) + it.get(SENT) + QUEUE >= all(phase)
             });
-            assert_eq!(recorded(&metrics), all(phase));
+            assert!(metrics.get(DROPPED) + metrics.get(SENT) < all(phase), "some wait");
         }
         assert_eq!(collector.spans().len(), taken, "nobody took any");
         let grown = proxy.memory().resident.saturating_sub(before);

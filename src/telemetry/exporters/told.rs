@@ -5,7 +5,7 @@
 //! - The name is method and service in lower case; few names, which say what was called.
 //! - Annotations are `wr` and `ws` (the last bytes that came in and went out), `connect start`,
 //!   `connect end` and `first byte`, in the order in which they happened.
-//! - Tags are as in [`tags`] below.
+//! - Tags are as in [`labels`] and [`tags`] below.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::push::Naming;
 use crate::http::Method;
 use crate::telemetry::layout::{Layout, OTHER};
-use crate::telemetry::record::{Attempt, Cause};
+use crate::telemetry::record::Cause;
 use crate::telemetry::spans::Batch;
 use crate::telemetry::trace::{Client, Connection, Role, Span};
 
@@ -113,7 +113,8 @@ pub(super) fn annotations(span: &Span) -> impl Iterator<Item = (Duration, &'stat
     all.into_iter().filter_map(|(at, value)| Some((at?, value)))
 }
 
-pub(super) fn tags(span: &Span, names: &Names<'_>, mut tag: impl FnMut(&'static str, Value<'_>)) {
+/// The tags that are the same for all spans of these names.
+pub(super) fn labels(span: &Span, names: &Names<'_>, mut tag: impl FnMut(&'static str, Value<'_>)) {
     tag("router.label", Value::Text(names.router));
     if let Some(service) = names.service {
         tag("service", Value::Text(service));
@@ -124,12 +125,13 @@ pub(super) fn tags(span: &Span, names: &Names<'_>, mut tag: impl FnMut(&'static 
         } else if let Some(address) = client.address {
             tag("client", Value::Text(&address.to_string()));
         }
-        let attempt = match client.attempt {
-            Attempt::First => "first",
-            Attempt::Requeue => "requeue",
-            Attempt::Retry => "retry",
-        };
-        tag("attempt", Value::Text(attempt));
+    }
+}
+
+/// Those that are a span's own.
+pub(super) fn tags(span: &Span, mut tag: impl FnMut(&'static str, Value<'_>)) {
+    if let Role::Client(client) = &span.role {
+        tag("attempt", Value::Text(client.attempt.word()));
     }
     tag("http.method", Value::Text(span.method.as_str()));
     tag("http.path", Value::Text(span.path.as_str()));

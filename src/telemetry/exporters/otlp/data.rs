@@ -63,12 +63,14 @@ pub fn data(span: &Span, told: &Told<'_>) -> SpanData {
 
 fn attributes(span: &Span, names: &Names<'_>, told: &Told<'_>) -> Vec<KeyValue> {
     let mut all = Vec::with_capacity(24);
-    told::tags(span, names, |key, value| {
+    let mut tag = |key, value: Value<'_>| {
         all.push(match value {
             Value::Text(text) => KeyValue::new(key, text.to_owned()),
             Value::Number(number) => KeyValue::new(key, number as i64),
         });
-    });
+    };
+    told::labels(span, names, &mut tag);
+    told::tags(span, tag);
     let method = span.method.as_str();
     match Method::from_bytes(method.as_bytes()) {
         Method::Other => {

@@ -9,10 +9,13 @@
 //! they fill it up, and one trace must not become two. Nothing is `shared`: each hop has spans of
 //! its own.
 
+use std::collections::HashMap;
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::telemetry::exporters::told::{self, Names, Told, Value, name};
+use crate::http::Method;
+use crate::telemetry::exporters::told::{self, Names, Told, Value};
+use crate::telemetry::layout::NO_ENDPOINT;
 use crate::telemetry::trace::{Role, Span};
 
 /// Appends an array of spans.
@@ -26,162 +29,202 @@ pub(super) fn batches<'b>(
     batches: impl Iterator<Item = (&'b [Span], Told<'b>)>,
 ) {
     out.push(b'[');
-    let mut is_first = true;
+    let begin = out.len();
     for (spans, told) in batches {
+        // Ids mean what they do under one layout.
+        let mut known: HashMap<Who, Parts> = HashMap::new();
         for span in spans {
-            if !std::mem::take(&mut is_first) {
+            if out.len() > begin {
                 out.push(b',');
             }
-            let mut object = Object::begin(out);
-            write_span(&mut object, span, &told);
-            object.end();
+            match Who::of(span) {
+                Some(who) => {
+                    let parts = known.entry(who).or_insert_with(|| Parts::of(span, &told));
+                    write_span(out, span, &told, parts);
+                }
+                None => write_span(out, span, &told, &Parts::of(span, &told)),
+            }
         }
     }
     out.push(b']');
 }
 
-fn write_span(object: &mut Object<'_>, span: &Span, told: &Told<'_>) {
-    let names = Names::of(span, told.layout);
-    let digits = span.trace.all_digits();
-    let from = if span.trace.high() == 0 { 16 } else { 0 };
-    object.text("traceId", ascii(&digits[from..]));
-    if let Some(parent) = span.parent {
-        object.text("parentId", ascii(&parent.digits()));
-    }
-    object.text("id", ascii(&span.id.digits()));
-    object.text(
-        "kind",
-        match span.role {
-            Role::Server { .. } => "SERVER",
-            Role::Client(_) => "CLIENT",
-        },
-    );
-    object.text("name", &name(span, names.service));
-    object.number("timestamp", told.micros(span.began));
-    object.number("duration", span.ended.saturating_sub(span.began).as_micros().max(1) as u64);
-    if span.debug {
-        object.raw("debug", b"true");
-    }
-    let local = told.naming.local(names.router, names.service);
-    let listens = names.listens.map(|address| (address.ip(), address.port()));
-    endpoint(object, "localEndpoint", &local, listens);
-    match &span.role {
-        Role::Server { peer, .. } => {
-            endpoint(object, "remoteEndpoint", "", peer.ip.map(|ip| (ip, peer.port)));
-        }
-        Role::Client(client) => {
-            let remote = told.naming.remote(names.router, names.service);
-            let address = client.address.map(|address| (address.ip(), address.port()));
-            endpoint(object, "remoteEndpoint", &remote, address);
-        }
-    }
-    annotations(object, span, told);
-    object.inner("tags", |tags| {
-        told::tags(span, &names, |key, value| match value {
-            Value::Text(text) => tags.text(key, text),
-            Value::Number(number) => tags.number_as_text(key, number),
-        });
-    });
+/// Spans of which most of the text is the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Who {
+    server: u32,
+    target: Option<u32>,
+    /// `None`: a SERVER span.
+    endpoint: Option<u32>,
 }
 
-/// Left out where nothing is known of it.
-fn endpoint(object: &mut Object<'_>, key: &str, name: &str, address: Option<(IpAddr, u16)>) {
-    let ip = address.map(|(ip, _)| ip.to_canonical()).filter(|ip| !ip.is_unspecified());
-    let port = address.map(|(_, port)| port).filter(|&port| port != 0);
+impl Who {
+    /// `None`: nobody else's is the same for sure.
+    fn of(span: &Span) -> Option<Who> {
+        let endpoint = match &span.role {
+            Role::Server { .. } => None,
+            Role::Client(client) if client.endpoint == NO_ENDPOINT => return None,
+            Role::Client(client) => Some(client.endpoint),
+        };
+        Some(Who { server: span.server, target: span.target, endpoint })
+    }
+}
+
+/// Text that is the same for all of them: names are looked up, filled in and escaped once for a
+/// batch. Without that a span takes three times as long.
+struct Parts {
+    /// What the name says after the method: ` web`, or nothing.
+    service: Vec<u8>,
+    /// `,"localEndpoint":{...}`, and of a CLIENT span its `remoteEndpoint` too.
+    endpoints: Vec<u8>,
+    /// The first tags.
+    labels: Vec<u8>,
+}
+
+impl Parts {
+    fn of(span: &Span, told: &Told<'_>) -> Parts {
+        let names = Names::of(span, told.layout);
+        let mut service = Vec::new();
+        if let Some(name) = names.service {
+            service.push(b' ');
+            escaped(&mut service, &name.to_lowercase());
+        }
+        let mut endpoints = Vec::new();
+        let local = told.naming.local(names.router, names.service);
+        endpoint(&mut endpoints, "localEndpoint", &local, names.listens);
+        if let Role::Client(client) = &span.role {
+            let remote = told.naming.remote(names.router, names.service);
+            endpoint(&mut endpoints, "remoteEndpoint", &remote, client.address);
+        }
+        let mut labels = Vec::new();
+        told::labels(span, &names, |key, value| {
+            if !labels.is_empty() {
+                labels.push(b',');
+            }
+            tag(&mut labels, key, value);
+        });
+        Parts { service, endpoints, labels }
+    }
+}
+
+fn write_span(out: &mut Vec<u8>, span: &Span, told: &Told<'_>, parts: &Parts) {
+    let digits = span.trace.all_digits();
+    let from = if span.trace.high() == 0 { 16 } else { 0 };
+    out.extend_from_slice(b"{\"traceId\":\"");
+    out.extend_from_slice(&digits[from..]);
+    if let Some(parent) = span.parent {
+        out.extend_from_slice(b"\",\"parentId\":\"");
+        out.extend_from_slice(&parent.digits());
+    }
+    out.extend_from_slice(b"\",\"id\":\"");
+    out.extend_from_slice(&span.id.digits());
+    out.extend_from_slice(match span.role {
+        Role::Server { .. } => b"\",\"kind\":\"SERVER\",\"name\":\"",
+        Role::Client(_) => b"\",\"kind\":\"CLIENT\",\"name\":\"",
+    });
+    method(out, span.method.as_str().as_bytes());
+    out.extend_from_slice(&parts.service);
+    out.extend_from_slice(b"\",\"timestamp\":");
+    number(out, told.micros(span.began));
+    out.extend_from_slice(b",\"duration\":");
+    number(out, span.ended.saturating_sub(span.began).as_micros().max(1) as u64);
+    if span.debug {
+        out.extend_from_slice(b",\"debug\":true");
+    }
+    out.extend_from_slice(&parts.endpoints);
+    if let Role::Server { peer, .. } = &span.role
+        && let Some(ip) = peer.ip
+    {
+        endpoint(out, "remoteEndpoint", "", Some(SocketAddr::new(ip, peer.port)));
+    }
+    annotations(out, span, told);
+    out.extend_from_slice(b",\"tags\":{");
+    out.extend_from_slice(&parts.labels);
+    told::tags(span, |key, value| {
+        out.push(b',');
+        tag(out, key, value);
+    });
+    out.extend_from_slice(b"}}");
+}
+
+/// In lower case; what anybody can make up is `other`: a name is one of few.
+fn method(out: &mut Vec<u8>, method: &[u8]) {
+    match Method::from_bytes(method) {
+        Method::Other => out.extend_from_slice(b"other"),
+        _ => out.extend(method.iter().map(u8::to_ascii_lowercase)),
+    }
+}
+
+/// With a comma before it; nothing where nothing is known of it.
+fn endpoint(out: &mut Vec<u8>, key: &str, name: &str, address: Option<SocketAddr>) {
+    let ip = address.map(|it| it.ip().to_canonical()).filter(|ip| !ip.is_unspecified());
+    let port = address.map(|it| it.port()).filter(|&port| port != 0);
     if name.is_empty() && ip.is_none() {
         return;
     }
-    object.inner(key, |inner| {
-        if !name.is_empty() {
-            inner.text("serviceName", name);
-        }
-        match ip {
-            Some(IpAddr::V4(ip)) => inner.text("ipv4", &ip.to_string()),
-            Some(IpAddr::V6(ip)) => inner.text("ipv6", &ip.to_string()),
-            None => {}
-        }
-        if let Some(port) = port {
-            inner.number("port", u64::from(port));
-        }
-    });
+    // Into memory, which takes everything.
+    let _ = write!(out, ",\"{key}\":{{");
+    let mut separator = "";
+    if !name.is_empty() {
+        out.extend_from_slice(b"\"serviceName\":\"");
+        escaped(out, name);
+        out.push(b'"');
+        separator = ",";
+    }
+    let family = match ip {
+        Some(IpAddr::V4(_)) => "ipv4",
+        _ => "ipv6",
+    };
+    if let Some(ip) = ip {
+        let _ = write!(out, "{separator}\"{family}\":\"{ip}\"");
+        separator = ",";
+    }
+    if let Some(port) = port {
+        let _ = write!(out, "{separator}\"port\":{port}");
+    }
+    out.push(b'}');
 }
 
-fn annotations(object: &mut Object<'_>, span: &Span, told: &Told<'_>) {
-    object.key("annotations");
-    object.out.push(b'[');
-    for (nth, (at, value)) in told::annotations(span).enumerate() {
-        if nth > 0 {
-            object.out.push(b',');
-        }
-        let mut inner = Object::begin(object.out);
-        inner.number("timestamp", told.micros(at));
-        inner.text("value", value);
-        inner.end();
+fn annotations(out: &mut Vec<u8>, span: &Span, told: &Told<'_>) {
+    out.extend_from_slice(b",\"annotations\":[");
+    let mut separator: &[u8] = b"{\"timestamp\":";
+    for (at, value) in told::annotations(span) {
+        out.extend_from_slice(separator);
+        number(out, told.micros(at));
+        out.extend_from_slice(b",\"value\":\"");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\"}");
+        separator = b",{\"timestamp\":";
     }
-    object.out.push(b']');
+    out.push(b']');
 }
 
-fn ascii(digits: &[u8]) -> &str {
-    std::str::from_utf8(digits).unwrap_or_default()
+/// Tags are text, whatever they say.
+fn tag(out: &mut Vec<u8>, key: &str, value: Value<'_>) {
+    out.push(b'"');
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    match value {
+        Value::Text(text) => escaped(out, text),
+        Value::Number(value) => number(out, value),
+    }
+    out.push(b'"');
 }
 
-/// A JSON object that is being written. Keys are ours, and need no escapes.
-struct Object<'o> {
-    out: &'o mut Vec<u8>,
-    is_empty: bool,
+fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-impl<'o> Object<'o> {
-    fn begin(out: &'o mut Vec<u8>) -> Object<'o> {
-        out.push(b'{');
-        Object { out, is_empty: true }
+/// What stands between the quotes of a JSON string.
+fn escaped(out: &mut Vec<u8>, text: &str) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.extend_from_slice(text.as_bytes());
+        return;
     }
-
-    fn key(&mut self, key: &str) {
-        if !self.is_empty {
-            self.out.push(b',');
-        }
-        self.is_empty = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
-    }
-
-    fn raw(&mut self, key: &str, value: &[u8]) {
-        self.key(key);
-        self.out.extend_from_slice(value);
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key);
-        // Writing to memory cannot fail, nor can text be no JSON.
-        let written = serde_json::to_writer(&mut *self.out, value);
-        debug_assert!(written.is_ok());
-    }
-
-    fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
-        let written = write!(self.out, "{value}");
-        debug_assert!(written.is_ok());
-    }
-
-    /// Tags are text, whatever they say.
-    fn number_as_text(&mut self, key: &str, value: u64) {
-        self.key(key);
-        let written = write!(self.out, "\"{value}\"");
-        debug_assert!(written.is_ok());
-    }
-
-    fn inner(&mut self, key: &str, write: impl FnOnce(&mut Object<'_>)) {
-        self.key(key);
-        let mut inner = Object::begin(self.out);
-        write(&mut inner);
-        inner.end();
-    }
-
-    fn end(self) {
-        self.out.push(b'}');
-    }
+    // Text can always be written to memory.
+    let quoted = serde_json::to_vec(text).unwrap_or_default();
+    out.extend_from_slice(quoted.get(1..quoted.len().max(2) - 1).unwrap_or_default());
 }
 
 #[cfg(test)]
