@@ -208,3 +208,20 @@ fn the_ends_of_time_overflow_nothing() {
     }
     assert!(sampler.decide(&began(0), Duration::ZERO).capped);
 }
+
+#[test]
+fn another_cap_holds_at_once_and_the_same_forgives_nothing() {
+    let mut sampler = Sampler::new(Rate::new(1.0), Keep::NOTHING, Some(2), 1);
+    let recorded = |sampler: &mut Sampler| {
+        (0..100).filter(|_| sampler.decide(&began(1), SECOND).recorded).count()
+    };
+    assert_eq!(recorded(&mut sampler), 1);
+    sampler.set_cap(Some(2), 1);
+    assert_eq!(recorded(&mut sampler), 0, "what is spent is spent");
+    sampler.set_cap(Some(20), 1);
+    assert_eq!(recorded(&mut sampler), 10);
+    sampler.set_cap(None, 1);
+    assert_eq!(recorded(&mut sampler), 100);
+    sampler.set_cap(Some(20), 2);
+    assert_eq!(recorded(&mut sampler), 5, "half of it on each of two shards");
+}

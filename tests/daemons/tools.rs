@@ -7,8 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::common::eventually;
+/// Generous: a Java server on a busy machine with nothing of it in memory took 12 s.
+const STARTS_WITHIN: Duration = Duration::from_secs(90);
 
 /// Where a program is. Daemons live in sbin, which is not on every user's path.
 pub(crate) fn find(program: &str) -> PathBuf {
@@ -87,14 +89,16 @@ impl Daemon {
     /// The first line that `pick` finds something in.
     #[track_caller]
     pub(crate) fn wait_for<T>(&mut self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
-        let mut found = None;
-        eventually(what, || {
-            found = self.log().iter().find_map(|line| pick(line));
+        let ends = Instant::now() + STARTS_WITHIN;
+        loop {
+            if let Some(found) = self.log().iter().find_map(|line| pick(line)) {
+                return found;
+            }
             let status = self.child.try_wait().expect("it is our child");
-            assert!(found.is_some() || status.is_none(), "{} has ended: {status:?}", self.name);
-            found.is_some()
-        });
-        found.expect("it was waited for")
+            assert!(status.is_none(), "{} has ended: {status:?}", self.name);
+            assert!(Instant::now() < ends, "not within {STARTS_WITHIN:?}: {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
