@@ -167,47 +167,72 @@ fn what_cannot_be_read_is_counted_and_stays_behind() {
     });
 }
 
+/// An origin whose first answer to each path is a failure.
+fn failing_once() -> Origin {
+    let failed = std::sync::Mutex::new(HashSet::new());
+    Origin::answering(move |request| {
+        match failed.lock().unwrap().insert(request.head.target().to_owned()) {
+            true => common::failing(),
+            false => ok("fine"),
+        }
+    })
+}
+
+const RETRIES: &str = "retries: {classifier: retryable_all_5xx}";
+
 #[test]
-fn each_attempt_tells_its_own_span() {
+fn each_attempt_tells_its_own_span_in_every_form() {
     both(|cores| {
-        let failed = std::sync::atomic::AtomicBool::new(false);
-        let origin = Origin::answering(move |_| {
-            match failed.swap(true, std::sync::atomic::Ordering::SeqCst) {
-                false => common::failing(),
-                true => ok("fine"),
-            }
-        });
-        let service = "retries: {classifier: retryable_read_5xx}";
-        let proxy = start(&origin, &recorded_at("1.0"), service, cores);
-        for form in ["", "l5d-ctx-trace: 5Fe1ouTYa9EF46yaT247kGT+iypX0+/3AAAAAAAAAAaA8ZjuVjQ7qA=="]
-        {
+        let origin = failing_once();
+        let proxy = start(&origin, &recorded_at("1.0"), RETRIES, cores);
+        let linkerd = "l5d-ctx-trace: 5Fe1ouTYa9EF46yaT247kGT+iypX0+/3AAAAAAAAAAaA8ZjuVjQ7qA==";
+        let single = format!("b3: {TRACE}-{SPAN}-1");
+        let parent = format!("traceparent: 00-{TRACE}-{SPAN}-01");
+        // With a body, which stands behind the head in what is sent again.
+        let body = "x".repeat(100);
+        let forms = [
+            ("", "x-b3-spanid"),
+            (&single, "b3"),
+            (&parent, "traceparent"),
+            (linkerd, "l5d-ctx-trace"),
+        ];
+        for (number, (form, name)) in forms.into_iter().enumerate() {
             let before = origin.requests().len();
-            let fields: Vec<&str> = [form].into_iter().filter(|it| !it.is_empty()).collect();
-            assert_eq!(send(&mut proxy.connect(), "/a?b=c", &fields).status(), 200);
+            let field = if form.is_empty() { String::new() } else { format!("{form}\r\n") };
+            let mut client = proxy.connect();
+            client.send(format!(
+                "POST /{number} HTTP/1.1\r\nHost: h\r\n{field}Content-Length: 100\r\n\r\n{body}"
+            ));
+            assert_eq!(client.answer().status(), 200);
             let all = origin.requests();
-            let heads: Vec<Vec<String>> = all[before..].iter().map(told).collect();
+            let two = &all[before..];
+            assert_eq!(two.len(), 2, "{name}");
+            let heads: Vec<Vec<String>> = two.iter().map(told).collect();
+            assert!(two.iter().all(|it| it.body == body.as_bytes()), "the body is whole");
+            let (one, other) = (value(&heads[0], name), value(&heads[1], name));
+            assert!(one != other && one.len() == other.len(), "{one} {other}");
+            assert_eq!(value(&heads[0], "l5d-reqid"), value(&heads[1], "l5d-reqid"));
+            // But for the span they are the same, and neither names the caller's for its own.
+            let differ = one.bytes().zip(other.bytes()).filter(|(one, other)| one != other);
+            assert!((1..=16).contains(&differ.count()), "{one} {other}");
+            assert!(!one.contains(SPAN) && !other.contains(SPAN) && !one.starts_with("5Fe1o"));
             if form.is_empty() {
-                assert_eq!(heads.len(), 2);
-                let spans: HashSet<&str> =
-                    heads.iter().map(|it| value(it, "x-b3-spanid")).collect();
-                assert_eq!(spans.len(), 2, "{heads:?}");
-                for name in ["x-b3-traceid", "l5d-reqid"] {
-                    assert_eq!(value(&heads[0], name), value(&heads[1], name));
-                }
                 for head in &heads {
                     let (trace, span) = (value(head, "x-b3-traceid"), value(head, "x-b3-spanid"));
                     assert_eq!(value(head, "traceparent"), format!("00-{trace}-{span}-01"));
                 }
-            } else {
-                assert_eq!(heads.len(), 1);
-                let text = value(&heads[0], "l5d-ctx-trace");
-                assert!(
-                    !text.starts_with("5Fe1ouTYa9E") && text.ends_with("A8ZjuVjQ7qA=="),
-                    "{text}"
-                );
             }
         }
-        let trace = value(&told(&origin.requests()[0]), "x-b3-traceid").to_owned();
+    });
+}
+
+#[test]
+fn the_log_has_a_line_for_each_span() {
+    both(|cores| {
+        let origin = failing_once();
+        let proxy = start(&origin, &recorded_at("1.0"), RETRIES, cores);
+        assert_eq!(send(&mut proxy.connect(), "/a?b=c", &[]).status(), 200);
+        let trace = value(&told(&origin.last_request()), "x-b3-traceid").to_owned();
         let lines = |kind: &str| -> Vec<String> {
             let log = proxy.log();
             let is_it = |line: &&String| line.contains(&trace) && line.contains(kind);
@@ -216,19 +241,14 @@ fn each_attempt_tells_its_own_span() {
         eventually("the spans are in the log", || lines("kind=\"").len() == 3);
         let (server, clients) = (lines("kind=\"server\""), lines("kind=\"client\""));
         assert_eq!(clients.len(), 2, "{clients:?}");
-        let id =
-            server[0].split("span_id=").nth(1).and_then(|it| it.split(' ').next()).expect("id");
-        assert!(
-            clients.iter().all(|line| line.contains(&format!("parent_id={id}"))),
-            "{clients:?}"
-        );
+        let (_, rest) = server[0].split_once("span_id=").expect("an id");
+        let id = rest.split(' ').next().expect("an id");
+        assert!(clients.iter().all(|it| it.contains(&format!("parent_id={id}"))), "{clients:?}");
         assert!(clients[0].contains("error=\"upstream_status\""), "{}", clients[0]);
         assert!(clients[1].contains("attempt=\"retry\"") && !clients[1].contains("error="));
-        assert!(
-            server[0].contains("path=\"/a\"") && !server[0].contains("parent_id"),
-            "{}",
-            server[0]
-        );
+        let server = &server[0];
+        assert!(server.contains("path=\"/a\"") && !server.contains("parent_id"), "{server}");
+        proxy.metrics_when("all are counted", |it| it.get("telemetry/spans_sent/trace_log") == 3);
     });
 }
 
@@ -353,9 +373,10 @@ fn the_cap_holds_over_all_shards_and_says_what_it_left_out() {
         let metrics = proxy.metrics_when("all are counted", |it| it.get(&key) == REQUESTS);
         let secs = began.elapsed().as_secs_f64();
         let recorded = metrics.get("telemetry/spans_recorded");
-        // What a second had saved up, what came in since, and two spans on each shard.
+        // What a second had saved up, what came in since, and two spans on each shard. At least one
+        // shard has had requests.
         let most = 40.0 * (1.0 + secs) + 8.0;
-        assert!(recorded >= 40 && (recorded as f64) < most, "{recorded} in {secs} s");
+        assert!(recorded >= 10 && (recorded as f64) < most, "{recorded} in {secs} s");
         // As often as a request was not recorded for want of room, and as it was: all of them.
         let capped = metrics.get("telemetry/traces_capped");
         assert_eq!(recorded / 2 + capped, REQUESTS, "{recorded} spans, {capped} traces without");

@@ -211,6 +211,12 @@ impl Seen {
         self.0 & (1 << name as u32) != 0
     }
 
+    /// Those of this one, and one more.
+    #[must_use]
+    pub const fn with(self, name: FieldName) -> Seen {
+        Seen(self.0 | 1 << name as u32)
+    }
+
     /// Those that both have.
     #[must_use]
     pub fn and(self, other: Seen) -> Seen {

@@ -18,8 +18,9 @@
 //!   decided on, and for those of further attempts when they are known; what goes over is made up
 //!   for by later requests, so that no trace is cut in half. Nobody else's decision is changed
 //!   because we have no room: it goes on as it came.
-//! - What was not sampled is kept where its outcome is worth it and the cap has room for all of it.
-//!   The hops around may know nothing of such a trace.
+//! - What was not sampled is kept where its outcome is worth it, while half of what the cap has
+//!   saved up is there: a storm of failures leaves the other half to those that are sampled. The
+//!   hops around may know nothing of such a trace.
 //!
 //! Each shard has its own sampler, and its part of the cap. What the spans hold is `telemetry`'s.
 
@@ -103,6 +104,15 @@ pub struct Decision {
     pub passed_on: Sampling,
     /// It would have been recorded if the cap had had room.
     pub capped: bool,
+}
+
+/// What becomes of a request that was not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    No,
+    Yes,
+    /// It would have been kept if the cap had had room.
+    NoRoom,
 }
 
 /// One shard's.
@@ -192,12 +202,15 @@ impl Sampler {
     }
 
     /// Whether a request that was not recorded is, now that it is over; it has so many spans.
-    pub fn keeps(&mut self, outcome: &Outcome, spans: u32, now: Duration) -> bool {
-        let kept = self.is_on && self.keep.wants(outcome) && self.has_room(now);
-        if kept {
-            self.charge(spans, now);
+    pub fn keeps(&mut self, outcome: &Outcome, spans: u32, now: Duration) -> Kept {
+        if !self.is_on || !self.keep.wants(outcome) {
+            return Kept::No;
         }
-        kept
+        if self.cap.as_ref().is_some_and(|cap| !cap.has_room_to_spare(now)) {
+            return Kept::NoRoom;
+        }
+        self.charge(spans, now);
+        Kept::Yes
     }
 
     fn charge_usual(&mut self, now: Duration) -> bool {
@@ -237,6 +250,11 @@ impl Cap {
     /// At least one span, however little comes in.
     fn has_room(&self, now: Duration) -> bool {
         self.paid_at <= now || self.paid_at.saturating_add(self.per_span) <= now + SAVED_UP
+    }
+
+    /// Whether half of what may be spent at once is there.
+    fn has_room_to_spare(&self, now: Duration) -> bool {
+        self.paid_at <= now || self.paid_at.saturating_add(self.per_span) <= now + SAVED_UP / 2
     }
 
     fn charge(&mut self, spans: u32, now: Duration) {

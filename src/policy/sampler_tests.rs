@@ -102,7 +102,7 @@ fn switched_off_it_changes_nobodys_decision() {
         }
         assert_eq!(off.decide(&began(0), SECOND), decided(false, No));
         let worst = Outcome { failed: true, retried: true, took: SECOND };
-        assert!(!off.may_keep() && !off.keeps(&worst, 2, SECOND));
+        assert!(!off.may_keep() && off.keeps(&worst, 2, SECOND) == Kept::No);
     }
     sampler.set(true, Rate::NEVER, keep);
     assert!(sampler.may_keep());
@@ -120,7 +120,8 @@ fn what_is_kept_for_its_outcome() {
     let at_the_limit = Outcome { took: Duration::from_millis(10), ..fine };
     let kept = |keep: Keep| {
         let mut sampler = Sampler::new(Rate::NEVER, keep, None, 1);
-        [fine, failed, retried, slow, at_the_limit].map(|it| sampler.keeps(&it, 2, SECOND))
+        [fine, failed, retried, slow, at_the_limit]
+            .map(|it| sampler.keeps(&it, 2, SECOND) == Kept::Yes)
     };
     assert_eq!(kept(Keep::NOTHING), [false; 5]);
     let keep = Keep { failed: true, ..Keep::NOTHING };
@@ -166,7 +167,7 @@ fn spans_per_second_stay_within_the_cap() {
                 spans.push((now, attempts + 1));
             } else {
                 let outcome = Outcome { failed: rng.below(4) == 0, retried: false, took: SECOND };
-                if sampler.keeps(&outcome, attempts + 1, now) {
+                if sampler.keeps(&outcome, attempts + 1, now) == Kept::Yes {
                     spans.push((now, attempts + 1));
                 }
             }
@@ -224,4 +225,16 @@ fn another_cap_holds_at_once_and_the_same_forgives_nothing() {
     assert_eq!(recorded(&mut sampler), 100);
     sampler.set_cap(Some(20), 2);
     assert_eq!(recorded(&mut sampler), 5, "half of it on each of two shards");
+}
+
+#[test]
+fn a_storm_of_failures_leaves_room_for_those_that_are_sampled() {
+    let keep = Keep { failed: true, ..Keep::NOTHING };
+    let mut sampler = Sampler::new(Rate::new(1.0), keep, Some(100), 1);
+    let failed = Outcome { failed: true, retried: false, took: SECOND };
+    let kept = (0..1_000).filter(|_| sampler.keeps(&failed, 2, SECOND) == Kept::Yes).count();
+    assert_eq!(kept, 25, "half of what a second saves up");
+    assert_eq!(sampler.keeps(&failed, 2, SECOND), Kept::NoRoom);
+    let sampled = (0..1_000).filter(|_| sampler.decide(&began(1), SECOND).recorded).count();
+    assert_eq!(sampled, 25);
 }

@@ -74,7 +74,7 @@ pub(super) fn accept(
     link: &Link<'_>,
 ) -> Head {
     let (context, router) = (link.context, link.router);
-    let mut ledger = Ledger::begin(context, server, request, client.peer);
+    let (mut ledger, dropped) = Ledger::begin(context, server, request, client.peer);
     let has_body =
         request.facts.framing != Framing::Empty && request.facts.framing != Framing::Length(0);
     // What is made here does not say keep-alive, so a 1.0 client takes it for the last.
@@ -114,7 +114,7 @@ pub(super) fn accept(
     let mut head = context.ring.buffer();
     let shortened = time.map(|time| with_deadline(request, time.forwarded));
     let sent_on = shortened.as_ref().unwrap_or(request);
-    let (rules, peer, dropped) = (&router.rules, &client.text, ledger.trace.dropped());
+    let (rules, peer) = (&router.rules, &client.text);
     encode::request_without(&mut head, sent_on, rules, peer, asks_upgrade, dropped);
     ledger.trace.write(&mut head);
     encode::end(&mut head);

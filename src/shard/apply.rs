@@ -29,7 +29,7 @@ impl Context {
         let (upstreams, changed) = self.apply_services(plan);
         if let (Some(reporter), Some(layout)) = (&self.reporter, &plan.layout) {
             // They speak by the ids that go.
-            self.hand_over_spans();
+            self.hand_over_spans(Duration::ZERO);
             reporter.apply(layout);
         }
         if let Some(tracing) = &plan.tracing {

@@ -231,6 +231,7 @@ impl Exchange {
     pub(super) fn clear(&mut self, context: &Context) {
         self.attempt = None;
         self.place = Place::Unasked;
+        context.forget_trace(&mut self.ledger.trace);
         let copy = std::mem::replace(&mut self.copy, Copy::new(Vec::new(), 0));
         context.ring.recycle(copy.into_bytes());
     }

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::context::{Context, Target};
-use super::traces::{Arrival, Ids, Traced};
+use super::traces::{Arrival, Begun, Ids, Traced};
 use super::upstream::Endpoint;
-use crate::http::{Peer, Reason, Request};
+use crate::http::{Peer, Reason, Request, Seen};
 use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
 
 /// The sizes of both bodies as far as they went, without framing.
@@ -60,17 +60,17 @@ struct Open {
 }
 
 impl Ledger {
-    /// A head is complete.
+    /// A head is complete. Also which of its fields do not go on as they came.
     pub(super) fn begin(
         context: &Context,
         server: u32,
         request: &Request<'_, '_>,
         peer: Peer,
-    ) -> Ledger {
+    ) -> (Ledger, Seen) {
         context.record(|recorder| recorder.request_begun(server));
         let now = context.stamp();
-        let trace = context.trace(&Arrival { request, peer, server, now });
-        Ledger { server, trace, head_complete: now, ..Ledger::default() }
+        let Begun { traced, dropped, .. } = context.trace(&Arrival { request, peer, server, now });
+        (Ledger { server, trace: traced, head_complete: now, ..Ledger::default() }, dropped)
     }
 
     /// The request has found its service.

@@ -77,7 +77,7 @@ impl Reporter {
     }
 
     fn flush(&self, context: &Context) -> bool {
-        context.hand_over_spans();
+        context.hand_over_spans(Duration::ZERO);
         let mut recorder = self.recorder.borrow_mut();
         context.ring.take_traffic(|account, traffic| {
             let (received, sent) = (traffic.received_bytes, traffic.sent_bytes);
@@ -119,6 +119,7 @@ impl Reporter {
 
     /// The last flush of a shard that ends: waits until what is still on the way has been taken.
     pub(super) fn finish(&self, context: &Context) {
+        context.hand_over_spans(LAST_FLUSH);
         if !self.flush(context) {
             self.recorder.borrow_mut().await_buffer(LAST_FLUSH);
             self.flush(context);

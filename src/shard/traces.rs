@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::config::{self, Propagation};
 use crate::http::{FieldName, Peer, Request, Sampling, Seen};
 use crate::policy::Rng;
-use crate::policy::sampler::{Asked, Decision, Keep, Outcome, Rate, Sampler};
+use crate::policy::sampler::{Asked, Decision, Keep, Kept, Outcome, Rate, Sampler};
 use crate::telemetry::collect::{Handed, SpanOutlet};
 use crate::telemetry::layout::Layout;
 use crate::telemetry::record::RequestEnd;
@@ -21,10 +21,12 @@ use crate::telemetry::trace::{
     Form, Forms, Hop, Incoming, Places, REQUEST_ID_BYTES, Recent, Said, Spans, Text, TraceId, Trail,
 };
 
-/// Spans of a batch: 110 KB, which a core's second cache holds beside everything else.
+/// Spans of a batch: 94 KB, which a core's second cache holds beside everything else.
 const BATCH: usize = 256;
-/// Trails kept for use by later requests.
-const SPARE_TRAILS: usize = 64;
+/// Fields by which a request has a trace or an id, wherever it came from.
+const TELLING: Seen = Seen::TRACING.with(FieldName::RequestId);
+/// Of the boxes, how many are kept for use by later requests.
+const SPARE: usize = 64;
 
 /// A shard's.
 pub(super) struct Tracer {
@@ -34,6 +36,9 @@ pub(super) struct Tracer {
     is_on: bool,
     propagate: Forms,
     sampler: Sampler,
+    /// No other shard's, in whatever process: 64 bits of state alone would repeat themselves among
+    /// some billions of traces.
+    salt: u64,
     spans: Spans,
     /// Recorded, and lost on the way to the telemetry thread; it is yet to be told.
     lost: u64,
@@ -44,6 +49,8 @@ pub(super) struct Tracer {
     outlet: Option<SpanOutlet>,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
     spare: Vec<Box<Trail>>,
+    #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
+    spare_known: Vec<Box<Known>>,
 }
 
 /// The latest requests since the last flush.
@@ -55,18 +62,33 @@ struct Latest {
     next: usize,
 }
 
-/// A request's trace, for as long as it is under way.
+/// A request's trace, for as long as it is under way. Small where there is none: it is moved about
+/// with everything else that is known of a request.
 #[derive(Default)]
 pub(super) struct Traced {
-    hop: Option<Hop>,
+    /// `None`: nothing came, and no trace begins here.
+    known: Option<Box<Known>>,
+    is_recorded: bool,
+    /// It is counted among those that the cap had no room for.
+    is_capped: bool,
+    pub(super) trail: Option<Box<Trail>>,
+}
+
+struct Known {
+    hop: Hop,
     request_id: Text<REQUEST_ID_BYTES>,
-    /// Fields that do not go on as they came.
-    dropped: Seen,
     /// The upstream is told an id for the request, since the client sent none.
     names_request: bool,
     places: Places,
-    is_recorded: bool,
-    pub(super) trail: Option<Box<Trail>>,
+}
+
+/// What a head comes to.
+pub(super) struct Begun {
+    pub(super) traced: Traced,
+    /// Fields that do not go on as they came.
+    pub(super) dropped: Seen,
+    /// How much of its context could not be read.
+    malformed: u32,
 }
 
 /// What a head says that concerns its trace.
@@ -86,12 +108,14 @@ impl Tracer {
             is_on: false,
             propagate: Forms::default(),
             sampler: Sampler::OFF,
+            salt: random(),
             spans: Spans::new(if outlet.is_some() { BATCH } else { 0 }),
             lost: 0,
             capped: 0,
             latest: Latest::default(),
             outlet,
             spare: Vec::new(),
+            spare_known: Vec::new(),
         }
     }
 
@@ -113,11 +137,16 @@ impl Tracer {
         self.latest.resize(settings.recent_requests);
     }
 
-    /// A head is complete. Also how much of its context could not be read.
-    pub(super) fn begin(&mut self, arrival: &Arrival<'_, '_, '_>, rng: &mut Rng) -> (Traced, u32) {
+    /// A head is complete.
+    pub(super) fn begin(&mut self, arrival: &Arrival<'_, '_, '_>, rng: &mut Rng) -> Begun {
         let Arrival { request, peer, server, now } = *arrival;
+        let tells = request.facts.seen.and(TELLING);
+        if tells.is_empty() && !self.is_on && self.latest.capacity == 0 {
+            return Begun { traced: Traced::default(), dropped: Seen::default(), malformed: 0 };
+        }
         let incoming = Incoming::read(request.fields, request.facts.seen);
-        let mut hop = Hop::begin(&incoming, self.propagate, || rng.next_u64());
+        let salt = self.salt;
+        let mut hop = Hop::begin(&incoming, self.propagate, || rng.next_u64() ^ salt);
         // What does not record has no say in what others do.
         let rate = incoming.rate.filter(|_| self.is_on);
         let asked = Asked { trace_low: hop.trace().low(), came: incoming.sampling, rate };
@@ -133,23 +162,28 @@ impl Tracer {
         let trail = (gathers && self.outlet.is_some()).then(|| {
             let (method, target) = (request.method_bytes, &request.target);
             let request_id = sent_id.unwrap_or_default();
-            self.trail(Trail::begin(hop, now, &Said { server, peer, method, target, request_id }))
+            let said = Said { server, peer, method, target, request_id };
+            boxed(&mut self.spare, Trail::begin(hop, now, &said))
         });
         let kept = if incoming.rate.is_some() && !self.is_on {
             Seen::of(&[FieldName::Sample])
         } else {
             Seen::default()
         };
-        let traced = Traced {
-            hop: Some(hop),
+        let known = Known {
+            hop,
             request_id: sent_id.map(Text::new).unwrap_or_default(),
-            dropped: incoming.dropped.without(kept),
             names_request: sent_id.is_none() && hop.goes_on(),
             places: Places::default(),
+        };
+        let traced = Traced {
+            known: Some(boxed(&mut self.spare_known, known)),
             is_recorded: decision.recorded,
+            is_capped: decision.capped,
             trail,
         };
-        (traced, incoming.malformed)
+        let (dropped, malformed) = (incoming.dropped.without(kept), incoming.malformed);
+        Begun { traced, dropped, malformed }
     }
 
     fn decide(&mut self, asked: &Asked, now: Duration) -> Decision {
@@ -158,16 +192,6 @@ impl Tracer {
             return Decision { recorded: false, passed_on, capped: false };
         }
         self.sampler.decide(asked, now)
-    }
-
-    fn trail(&mut self, trail: Trail) -> Box<Trail> {
-        match self.spare.pop() {
-            Some(mut spare) => {
-                *spare = trail;
-                spare
-            }
-            None => Box::new(trail),
-        }
     }
 
     /// A request is over; whether its spans were recorded.
@@ -183,35 +207,41 @@ impl Tracer {
         if traced.is_recorded {
             self.sampler.attempts_were(end.attempts, now);
         } else {
-            let (failed, retried) = (end.failure.is_some(), end.attempts > 1);
+            let (failed, retried) = (end.failure.is_some(), trail.was_retried());
             let outcome = Outcome { failed, retried, took: end.latency };
-            traced.is_recorded = self.sampler.keeps(&outcome, spans, now);
+            let kept = self.sampler.keeps(&outcome, spans, now);
+            traced.is_recorded = kept == Kept::Yes;
+            self.capped += u64::from(kept == Kept::NoRoom && !traced.is_capped);
         }
         if traced.is_recorded {
             if self.spans.is_full(spans as usize) {
-                self.hand_over(layout());
+                self.hand_over(layout(), false, Duration::ZERO);
             }
             trail.ended(now, end, &mut self.spans);
         }
         self.latest.add(|| trail.recent(end, traced.is_recorded));
-        if self.spare.len() < SPARE_TRAILS {
+        if self.spare.len() < SPARE {
             self.spare.push(trail);
         }
         traced.is_recorded
     }
 
-    /// Gives what has gathered to the telemetry thread. `layout`: by whose ids it speaks.
-    fn hand_over(&mut self, layout: Arc<Layout>) {
+    /// Gives spans to the telemetry thread, and at a flush all that has gathered. `layout`: by
+    /// whose ids it speaks; `patience`: how long to wait for room, at the shard's end.
+    fn hand_over(&mut self, layout: Arc<Layout>, is_flush: bool, patience: Duration) {
         let Some(outlet) = &self.outlet else { return };
-        let is_empty = self.spans.is_empty() && self.latest.requests.is_empty();
-        if is_empty && self.lost + self.capped == 0 {
+        let recents = if is_flush { self.latest.take() } else { Vec::new() };
+        let (spans, dropped) = match self.spans.is_empty() {
+            true => (Vec::new(), 0),
+            false => self.spans.take(outlet.buffer()),
+        };
+        let dropped = dropped + std::mem::take(&mut self.lost);
+        let (shard, capped) = (self.shard, std::mem::take(&mut self.capped));
+        if spans.is_empty() && recents.is_empty() && dropped + capped == 0 {
             return;
         }
-        let (spans, dropped) = self.spans.take(outlet.buffer());
-        let (recents, dropped) = (self.latest.take(), dropped + std::mem::take(&mut self.lost));
-        let (shard, capped) = (self.shard, std::mem::take(&mut self.capped));
         let handed = Handed { shard, layout, spans, dropped, capped, recents };
-        if let Err(refused) = outlet.send(handed) {
+        if let Err(refused) = outlet.send(handed, patience) {
             self.lost = refused.dropped + refused.spans.len() as u64;
             self.capped = refused.capped;
         }
@@ -236,40 +266,38 @@ impl Latest {
 
     /// The oldest first.
     fn take(&mut self) -> Vec<Recent> {
-        if self.requests.is_empty() {
-            return Vec::new();
-        }
         self.requests.rotate_left(self.next);
         self.next = 0;
-        std::mem::replace(&mut self.requests, Vec::with_capacity(self.capacity))
+        // As large as they are: many of them may be kept, and this one is filled again.
+        let taken = self.requests.clone();
+        self.requests.clear();
+        taken
     }
 }
 
 impl Traced {
-    /// The fields of its head that are not to be sent on.
-    pub(super) fn dropped(&self) -> Seen {
-        self.dropped
-    }
-
     /// Writes the context into the head that goes to the upstream, and the request's id.
     pub(super) fn write(&mut self, head: &mut Vec<u8>) {
-        let Some(hop) = &self.hop else { return };
-        self.places = hop.write(head);
-        if self.names_request {
-            hop.write_request_id(head);
+        let Some(known) = &mut self.known else { return };
+        known.places = known.hop.write(head);
+        if known.names_request {
+            known.hop.write_request_id(head);
         }
     }
 
     /// Makes a copy of that head the `nth` attempt's, counted from 0.
     pub(super) fn write_attempt(&self, head: &mut [u8], nth: u32) {
-        if let Some(hop) = &self.hop {
-            hop.write_attempt(&self.places, head, nth);
+        if let Some(known) = &self.known {
+            known.hop.write_attempt(&known.places, head, nth);
         }
     }
 
     /// For whoever has to find the request again: what it is called, and its trace.
     pub(super) fn ids(&self) -> Ids {
-        Ids { request: self.request_id, trace: self.hop.as_ref().map(Hop::trace) }
+        self.known.as_ref().map_or(Ids::NONE, |known| Ids {
+            request: known.request_id,
+            trace: Some(known.hop.trace()),
+        })
     }
 }
 
@@ -298,13 +326,22 @@ impl std::fmt::Display for Ids {
 
 impl Context {
     /// A head is complete.
-    pub(super) fn trace(&self, arrival: &Arrival<'_, '_, '_>) -> Traced {
+    pub(super) fn trace(&self, arrival: &Arrival<'_, '_, '_>) -> Begun {
         let mut rng = self.rng.borrow_mut();
-        let (traced, malformed) = self.tracer.borrow_mut().begin(arrival, &mut rng);
-        if malformed > 0 {
-            self.record(|recorder| recorder.malformed_context(arrival.server, malformed));
+        let begun = self.tracer.borrow_mut().begin(arrival, &mut rng);
+        if begun.malformed > 0 {
+            self.record(|recorder| recorder.malformed_context(arrival.server, begun.malformed));
         }
-        traced
+        begun
+    }
+
+    /// Nobody asks for it any more.
+    pub(super) fn forget_trace(&self, traced: &mut Traced) {
+        let Some(known) = traced.known.take() else { return };
+        let spare = &mut self.tracer.borrow_mut().spare_known;
+        if spare.len() < SPARE {
+            spare.push(known);
+        }
     }
 
     /// A request is over, at `now`; its trace, where that was recorded.
@@ -316,19 +353,25 @@ impl Context {
     ) -> Option<TraceId> {
         let layout = || self.layout();
         let is_recorded = self.tracer.borrow_mut().end(traced, now, end, layout);
-        traced.hop.as_ref().map(Hop::trace).filter(|_| is_recorded)
+        traced.known.as_ref().map(|known| known.hop.trace()).filter(|_| is_recorded)
     }
 
     /// Gives spans and recent requests to the telemetry thread, however few there are.
-    pub(super) fn hand_over_spans(&self) {
+    pub(super) fn hand_over_spans(&self, patience: Duration) {
         if self.reporter.is_some() {
-            self.tracer.borrow_mut().hand_over(self.layout());
+            self.tracer.borrow_mut().hand_over(self.layout(), true, patience);
         }
     }
 
     fn layout(&self) -> Arc<Layout> {
         self.reporter.as_ref().map(|reporter| reporter.layout()).unwrap_or_default()
     }
+}
+
+/// From the system, by way of the standard library's maps.
+fn random() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(0_u8)
 }
 
 /// What the client calls its request.
@@ -338,6 +381,18 @@ fn request_id<'b>(request: &Request<'b, '_>) -> Option<&'b [u8]> {
     }
     let is_it = |field: &&crate::http::Field<'b>| field.kind == FieldName::RequestId;
     request.fields.iter().find(is_it).map(|field| field.value)
+}
+
+/// In a box that was used before, if there is one.
+#[expect(clippy::vec_box, reason = "the boxes are what is used again")]
+fn boxed<T>(spare: &mut Vec<Box<T>>, value: T) -> Box<T> {
+    match spare.pop() {
+        Some(mut spare) => {
+            *spare = value;
+            spare
+        }
+        None => Box::new(value),
+    }
 }
 
 fn form_of(form: Propagation) -> Form {

@@ -164,8 +164,8 @@ impl Planner {
         Ok(found)
     }
 
-    /// Notes what the operator wants of tracing, or says why that cannot be.
-    pub(super) fn set_tracing(&mut self, change: &TracingChange) -> Result<(), String> {
+    /// Notes what the operator wants of tracing, or says why that cannot be. What was noted before.
+    pub(super) fn set_tracing(&mut self, change: &TracingChange) -> Result<TracingChange, String> {
         let Some(telemetry) = &self.config.telemetry else {
             return Err("telemetry is off".to_owned());
         };
@@ -176,6 +176,7 @@ impl Planner {
                     .to_owned(),
             );
         }
+        let before = self.tracing.clone();
         let it = &mut self.tracing;
         it.enabled = change.enabled.or(it.enabled);
         it.sample_rate = change.sample_rate.or(it.sample_rate);
@@ -183,7 +184,12 @@ impl Planner {
         it.keep_failed = change.keep_failed.or(it.keep_failed);
         it.keep_retried = change.keep_retried.or(it.keep_retried);
         it.keep_slower_than_ms = change.keep_slower_than_ms.or(it.keep_slower_than_ms);
-        Ok(())
+        Ok(before)
+    }
+
+    /// No plan could be made of it.
+    pub(super) fn unset_tracing(&mut self, before: TracingChange) {
+        self.tracing = before;
     }
 
     /// As it is configured, and as the operator has set it; `None`: `telemetry: off`.

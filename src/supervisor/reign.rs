@@ -218,12 +218,17 @@ impl Reign<'_> {
 
     fn set_tracing(&mut self, change: &TracingChange, done: Done) -> Result<(), RunError> {
         match self.planner.set_tracing(change) {
-            Ok(()) => {
-                let applied = self.apply_changes()?;
-                self.state.set_tracing(self.planner.tracing());
-                tracing::info!(?change, "tracing has been set");
-                done(applied.map(|()| "done".to_owned()));
-            }
+            Ok(before) => match self.apply_changes()? {
+                Ok(()) => {
+                    self.state.set_tracing(self.planner.tracing());
+                    tracing::info!(?change, "tracing has been set");
+                    done(Ok("done".to_owned()));
+                }
+                Err(why) => {
+                    self.planner.unset_tracing(before);
+                    done(Err(why));
+                }
+            },
             Err(why) => done(Err(why)),
         }
         Ok(())

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use tokio::sync::{Notify, oneshot};
 
 use super::feed::Hub;
@@ -25,7 +25,8 @@ const BUFFERS_PER_SHARD: usize = 2;
 /// besides those in the buffers.
 const SNAPSHOTS_PER_SHARD: usize = 64;
 /// Batches of spans of each shard that are on the way. At 50,000 requests a second, all of them
-/// recorded, one fills in 2.5 ms: this is longer than anything that the telemetry thread does.
+/// recorded, one fills in 2.5 ms: so the telemetry thread may be busy for 80 ms. What finds no room
+/// is counted.
 const BATCHES_PER_SHARD: usize = 32;
 /// A shard that ends waits for its last buffer no longer than twice this.
 const LONGEST_TICK: Duration = Duration::from_millis(500);
@@ -68,9 +69,14 @@ pub struct SpanOutlet {
 }
 
 impl SpanOutlet {
-    /// Sends, or gives back what finds no room.
-    pub fn send(&self, handed: Handed) -> Result<(), Handed> {
-        self.handed.try_send(handed).map_err(crossbeam_channel::TrySendError::into_inner)?;
+    /// Sends, or gives back what finds no room in that time, which is none but at a shard's end.
+    pub fn send(&self, handed: Handed, patience: Duration) -> Result<(), Handed> {
+        if patience.is_zero() {
+            self.handed.try_send(handed).map_err(TrySendError::into_inner)?;
+        } else {
+            let sent = self.handed.send_timeout(handed, patience);
+            sent.map_err(SendTimeoutError::into_inner)?;
+        }
         self.bell.notify_one();
         Ok(())
     }

@@ -32,8 +32,6 @@ struct Books {
     failures: BTreeMap<&'static str, u64>,
     /// Those that deliver spans to a collector, with what it took.
     collectors: Vec<Collector>,
-    /// Those that use them up here.
-    watchers: Vec<Arc<Queue>>,
     recorded: u64,
     capped: u64,
     /// By shard; the latest of each.
@@ -83,7 +81,6 @@ impl Hub {
         let mut books = lock(&self.books);
         books.recorded += batch.spans.len() as u64;
         books.collectors.iter().for_each(|it| it.queue.push(batch.clone()));
-        books.watchers.iter().for_each(|queue| queue.push(batch.clone()));
     }
 
     /// Spans that were recorded, and for which there was no room on the way here; and requests that
@@ -155,13 +152,6 @@ impl Feed {
         let queue = Arc::new(Queue::new(most));
         let collector = Collector { exporter: self.exporter, queue: queue.clone(), sent: 0 };
         lock(&self.hub.books).collectors.push(collector);
-        queue
-    }
-
-    /// Spans from now on, for an exporter that uses them up itself.
-    pub fn watch_spans(&self, most: usize) -> Arc<Queue> {
-        let queue = Arc::new(Queue::new(most));
-        lock(&self.hub.books).watchers.push(queue.clone());
         queue
     }
 

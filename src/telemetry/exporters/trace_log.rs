@@ -2,8 +2,9 @@
 //! for one request with `grep`.
 //!
 //! Lines are of level info and of the target `ringlane::trace`, so that a filter can let them alone
-//! through or leave them out. What the log cannot take as fast as it comes is left out: the oldest
-//! first, and only here.
+//! through or leave them out. They are written by a thread of their own, since whoever reads them
+//! may be slow. What the log cannot take as fast as it comes is dropped, the oldest first, and
+//! counted.
 
 use std::sync::Arc;
 
@@ -14,11 +15,12 @@ use crate::config::{ExporterKey, ExporterSettings, ExporterSpec, Shape};
 use crate::telemetry::feed::Feed;
 use crate::telemetry::layout::{Layout, OTHER};
 use crate::telemetry::record::Cause;
-use crate::telemetry::spans::{Batch, Queue};
+use crate::telemetry::spans::Queue;
 use crate::telemetry::trace::{Role, Span};
 
 /// Spans that wait for the log.
 const MOST_WAITING: usize = 10_000;
+const MOST_AT_ONCE: usize = 1_000;
 /// For the spans of the last flush, when the process ends.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
@@ -39,26 +41,33 @@ struct TraceLog;
 
 impl Exporter for TraceLog {
     fn task(self: Box<Self>, feed: Feed, ends: Ends) -> Option<Task> {
-        Some(Box::pin(run(feed.watch_spans(MOST_WAITING), ends)))
+        Some(Box::pin(run(feed, ends)))
     }
 }
 
-async fn run(queue: Arc<Queue>, mut ends: Ends) {
+async fn run(feed: Feed, mut ends: Ends) {
+    let queue = feed.collect_spans(MOST_WAITING);
     loop {
         tokio::select! {
-            batch = queue.next() => write(&batch),
+            () = queue.filled() => {}
             _ = ends.wait_for(|ends| *ends) => break,
         }
-        // Between two batches others have their turn.
-        tokio::task::yield_now().await;
+        write(&feed, &queue).await;
     }
-    while let Ok(batch) = timeout(LAST_LINES, queue.next()).await {
-        write(&batch);
+    while timeout(LAST_LINES, queue.filled()).await.is_ok() {
+        write(&feed, &queue).await;
     }
 }
 
-fn write(batch: &Batch) {
-    batch.spans.iter().for_each(|span| write_span(span, &batch.layout));
+async fn write(feed: &Feed, queue: &Arc<Queue>) {
+    for batch in queue.hold(MOST_AT_ONCE) {
+        let count = batch.spans.len();
+        let lines = move || batch.spans.iter().for_each(|span| write_span(span, &batch.layout));
+        // It cannot fail: a panic ends the process.
+        let _ = tokio::task::spawn_blocking(lines).await;
+        queue.settle(count);
+        feed.sent(queue, count as u64);
+    }
 }
 
 fn write_span(span: &Span, layout: &Layout) {
@@ -67,7 +76,9 @@ fn write_span(span: &Span, layout: &Layout) {
     let router = target.map(|it| &it.router).or(server.map(|it| &it.router));
     let took = span.ended.saturating_sub(span.began);
     let (kind, remote, attempt) = match &span.role {
-        Role::Server { peer, .. } => ("server", peer.ip.map(|ip| ip.to_string()), None),
+        Role::Server { peer, .. } => {
+            ("server", peer.ip.map(|ip| ip.to_canonical().to_string()), None)
+        }
         Role::Client(client) => {
             let known = layout.endpoints.get(client.endpoint as usize).and_then(Option::as_ref);
             let known = known.map(|it| it.address.clone()).filter(|address| address != OTHER);

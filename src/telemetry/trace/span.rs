@@ -1,5 +1,6 @@
-//! Spans as shards hand them over: plain data of one size, by the ids of the layout that held when
-//! the request began. Names, and moments on a calendar, are for whoever tells them.
+//! Spans as shards hand them over: plain data of one size, by ids. Names, and moments on a
+//! calendar, are for whoever tells them, by the layout that holds at the handing over: of a request
+//! that is under way while a reload removes its service, that name is gone by then.
 //!
 //! A SERVER span lasts from the complete head to the last byte of the answer; a CLIENT span from
 //! the moment at which an endpoint was picked, connecting included, to the attempt's last byte.

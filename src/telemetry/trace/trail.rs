@@ -12,7 +12,7 @@ use super::recent::Recent;
 use super::span::{
     Client, Connection, METHOD_BYTES, PATH_BYTES, REQUEST_ID_BYTES, Role, Span, Spans, Text,
 };
-use crate::http::{Peer, Sampling, Target};
+use crate::http::{Peer, Reason, Sampling, Target};
 use crate::telemetry::record::{Attempt, AttemptEnd, Cause, RequestEnd};
 
 #[derive(Clone, Debug)]
@@ -153,6 +153,17 @@ impl Trail {
     /// So many spans are gathered so far.
     pub fn spans(&self) -> u32 {
         1 + u32::from(self.first.is_some()) + self.more.len() as u32
+    }
+
+    /// An attempt failed and another was made; not where a pooled connection had merely closed.
+    pub fn was_retried(&self) -> bool {
+        let stale = Some(Cause::Reason(Reason::ReusedClosed));
+        !self.more.is_empty()
+            && self
+                .first
+                .iter()
+                .chain(&self.more)
+                .any(|tried| tried.failure.is_some() && tried.failure != stale)
     }
 
     /// The request is over, at `now`, and recorded.

@@ -90,7 +90,8 @@ impl Client {
         (verdict, body)
     }
 
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
+    /// Without an answer, why: in words, and for whoever decides what follows from it.
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, (String, Verdict)> {
         let by = Instant::now() + self.timeout;
         let (mut head, body) = request.into_parts();
         let content_type = head.headers.remove(CONTENT_TYPE);
@@ -100,8 +101,14 @@ impl Client {
         let request = Request::from_parts(head, Full::new(body));
         let sent = timeout_at(by, self.inner.request(request)).await;
         let answer = match sent {
-            Ok(answer) => answer.map_err(|error| reason(&error))?,
-            Err(_) => return Err(format!("no answer within {} ms", self.timeout.as_millis())),
+            Ok(answer) => answer.map_err(|error| {
+                let why = reason(&error);
+                (why.clone(), Verdict::unreached(why))
+            })?,
+            Err(_) => {
+                let why = format!("no answer within {} ms", self.timeout.as_millis());
+                return Err((why.clone(), Verdict::late(why)));
+            }
         };
         let (head, mut body) = answer.into_parts();
         let mut read = Vec::new();
@@ -126,10 +133,10 @@ impl HttpClient for Client {
                 verdict: Verdict::of_status(answer.status(), retry_after(answer)),
                 body: answer.body().clone(),
             },
-            Err(why) => Last { verdict: Verdict::failed(why.clone()), body: Bytes::new() },
+            Err((_, verdict)) => Last { verdict: verdict.clone(), body: Bytes::new() },
         };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
-        answer.map_err(HttpError::from)
+        answer.map_err(|(why, _)| HttpError::from(why))
     }
 }
 

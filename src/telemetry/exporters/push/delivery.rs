@@ -7,6 +7,7 @@
 //!   takes or refuses it. The spans in hand count within the queue's bound, and newer ones push
 //!   older ones out of the queue behind them: a collector that comes back gets what it was to get
 //!   first, and the latest.
+//! - One that a collector fails at `MOST_TRIES` times, though it is there, is dropped.
 //! - A request of which the answer was lost is sent again: whether it was taken is not known.
 //! - At the end what is under way may finish and what waits is tried once, for `AT_THE_END` all
 //!   together. The rest counts as dropped.
@@ -27,6 +28,10 @@ use crate::telemetry::spans::{Batch, Queue};
 
 /// Several hundred kilobytes of JSON: as much as is worth a request.
 const MOST_SPANS: usize = 1_000;
+
+/// Of one request, while the collector can be reached and yet neither takes nor refuses it: half a
+/// minute with its pauses. What it cannot take must not keep everything behind it from being sent.
+const MOST_TRIES: u32 = 10;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -104,6 +109,7 @@ impl<C: Collector> Delivery<C> {
     }
 
     async fn settle(&mut self, request: &Request<C::Body>) {
+        let mut tries = 0;
         loop {
             let post = self.collector.post(&request.body);
             let verdict = tokio::select! {
@@ -120,9 +126,10 @@ impl<C: Collector> Delivery<C> {
                     self.failures = 0;
                     return self.books.refused(request.spans, &why);
                 }
-                Verdict::Failed { why, after } => {
+                Verdict::Failed { why, after, may_be_theirs } => {
                     self.books.failed(&why);
-                    if self.end.has_begun() {
+                    tries += u32::from(may_be_theirs);
+                    if self.end.has_begun() || tries == MOST_TRIES {
                         return self.books.dropped(request.spans);
                     }
                     let pause = pause(self.failures, random()).max(after.unwrap_or_default());

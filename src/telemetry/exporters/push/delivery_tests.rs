@@ -130,7 +130,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 fn failed() -> Act {
-    Act::Say(Verdict::failed("it is away"))
+    Act::Say(Verdict::unreached("it is away"))
 }
 
 #[test]
@@ -204,9 +204,26 @@ fn what_is_refused_is_dropped_and_what_follows_is_not() {
 }
 
 #[test]
+fn what_a_collector_cannot_take_does_not_keep_the_rest_from_it() {
+    paused(async {
+        let breaks = Verdict::Failed { why: "500".into(), after: None, may_be_theirs: true };
+        let acts = (0..MOST_TRIES).map(|_| Act::Say(breaks.clone()));
+        let mut rig = Rig::new(1_000, acts);
+        rig.offer(3);
+        sleep(secs(1)).await;
+        rig.offer(5);
+        sleep(secs(100)).await;
+        assert_eq!(rig.posts().len(), MOST_TRIES as usize + 1);
+        let failures = u64::from(MOST_TRIES);
+        assert_eq!(rig.counted(), Counted { sent: 5, dropped: 3, failures });
+    });
+}
+
+#[test]
 fn a_collector_may_say_when_it_is_to_be_asked_again() {
     paused(async {
-        let verdict = Verdict::Failed { why: "busy".into(), after: Some(secs(30)) };
+        let after = Some(secs(30));
+        let verdict = Verdict::Failed { why: "busy".into(), after, may_be_theirs: false };
         let mut rig = Rig::new(1_000, [Act::Say(verdict)]);
         rig.offer(1);
         sleep(secs(29)).await;
@@ -273,7 +290,7 @@ fn every_span_is_sent_or_dropped_once() {
                 let verdict = match random(6) {
                     0 => Verdict::Refused("no".into()),
                     1 => Verdict::Taken { unwanted: random(5) },
-                    2..4 => Verdict::failed("away"),
+                    2..4 => Verdict::unreached("away"),
                     _ => Verdict::TAKEN,
                 };
                 let after = Duration::from_millis(random(400));

@@ -11,16 +11,22 @@ pub(in super::super) enum Verdict {
     Taken { unwanted: u64 },
     /// It does not want them, and will not want them at another time either.
     Refused(String),
-    /// It may want them later, not before `after` if it said so.
-    Failed { why: String, after: Option<Duration> },
+    /// It may want them later, not before `after` if it said so. `may_be_theirs`: it was reached,
+    /// so that it may be these very spans that it cannot take.
+    Failed { why: String, after: Option<Duration>, may_be_theirs: bool },
 }
 
 impl Verdict {
     pub(in super::super) const TAKEN: Verdict = Verdict::Taken { unwanted: 0 };
 
-    /// Nothing that anybody could act on was answered.
-    pub(in super::super) fn failed(why: impl Into<String>) -> Verdict {
-        Verdict::Failed { why: why.into(), after: None }
+    /// It was not reached.
+    pub(in super::super) fn unreached(why: impl Into<String>) -> Verdict {
+        Verdict::Failed { why: why.into(), after: None, may_be_theirs: false }
+    }
+
+    /// No answer came in time.
+    pub(in super::super) fn late(why: impl Into<String>) -> Verdict {
+        Verdict::Failed { why: why.into(), after: None, may_be_theirs: true }
     }
 
     /// By the status of the answer. 408 and 429 say that it was the moment that was wrong; of the
@@ -31,9 +37,10 @@ impl Verdict {
         match status {
             _ if status.is_success() => Verdict::TAKEN,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Verdict::Failed { why, after }
+                Verdict::Failed { why, after, may_be_theirs: false }
             }
-            _ if status.is_server_error() => Verdict::Failed { why, after },
+            StatusCode::SERVICE_UNAVAILABLE => Verdict::Failed { why, after, may_be_theirs: false },
+            _ if status.is_server_error() => Verdict::Failed { why, after, may_be_theirs: true },
             _ => Verdict::Refused(why),
         }
     }

@@ -15,7 +15,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::http::Method;
 use crate::telemetry::exporters::told::{self, Names, Told, Value};
-use crate::telemetry::layout::NO_ENDPOINT;
 use crate::telemetry::trace::{Role, Span};
 
 /// Appends an array of spans.
@@ -37,13 +36,8 @@ pub(super) fn batches<'b>(
             if out.len() > begin {
                 out.push(b',');
             }
-            match Who::of(span) {
-                Some(who) => {
-                    let parts = known.entry(who).or_insert_with(|| Parts::of(span, &told));
-                    write_span(out, span, &told, parts);
-                }
-                None => write_span(out, span, &told, &Parts::of(span, &told)),
-            }
+            let parts = known.entry(Who::of(span)).or_insert_with(|| Parts::of(span, &told));
+            write_span(out, span, &told, parts);
         }
     }
     out.push(b']');
@@ -54,19 +48,17 @@ pub(super) fn batches<'b>(
 struct Who {
     server: u32,
     target: Option<u32>,
-    /// `None`: a SERVER span.
-    endpoint: Option<u32>,
+    /// `None`: a SERVER span. The address too: beyond `max_series` endpoints share an id.
+    endpoint: Option<(u32, Option<SocketAddr>)>,
 }
 
 impl Who {
-    /// `None`: nobody else's is the same for sure.
-    fn of(span: &Span) -> Option<Who> {
+    fn of(span: &Span) -> Who {
         let endpoint = match &span.role {
             Role::Server { .. } => None,
-            Role::Client(client) if client.endpoint == NO_ENDPOINT => return None,
-            Role::Client(client) => Some(client.endpoint),
+            Role::Client(client) => Some((client.endpoint, client.address)),
         };
-        Some(Who { server: span.server, target: span.target, endpoint })
+        Who { server: span.server, target: span.target, endpoint }
     }
 }
 

@@ -242,6 +242,21 @@ fn names_that_are_gone_are_left_out() {
     assert_eq!(spans[2]["tags"]["attempt"], "requeue");
 }
 
+/// Beyond `max_series` endpoints share an id, and are told by their addresses all the same.
+#[test]
+fn endpoints_of_one_id_are_told_apart() {
+    let mut trail = trail(hop("", Sampling::Yes), "GET", "/");
+    trail.routed(0);
+    for (address, attempt) in [("10.0.0.1:80", Attempt::First), ("10.0.0.2:80", Attempt::Retry)] {
+        trail.attempt_begun(77, address.parse().ok(), attempt, ms(11));
+    }
+    let spans = told(&trail, ms(12), &request(200, None, 1), &Naming::default());
+    for (span, ip) in spans[1..].iter().zip(["10.0.0.1", "10.0.0.2"]) {
+        assert_eq!(span["remoteEndpoint"]["ipv4"], ip);
+        assert_eq!(span["tags"]["client"], format!("{ip}:80"));
+    }
+}
+
 #[test]
 fn text_is_cut_at_its_bound() {
     let path = format!("/{}", "p".repeat(500));
