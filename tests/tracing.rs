@@ -58,8 +58,8 @@ fn told_of(proxy: &Proxy, origin: &Origin, fields: &[&str]) -> Vec<String> {
 /// The value of a field among those that were told.
 #[track_caller]
 fn value<'a>(told: &'a [String], name: &str) -> &'a str {
-    let values = told.iter().filter_map(|field| field.strip_prefix(name)?.strip_prefix(": "));
-    values.last().unwrap_or_else(|| panic!("{name} in {told:?}"))
+    let mut values = told.iter().filter_map(|field| field.strip_prefix(name)?.strip_prefix(": "));
+    values.next_back().unwrap_or_else(|| panic!("{name} in {told:?}"))
 }
 
 fn json(proxy: &Proxy, path: &str) -> Value {

@@ -131,9 +131,10 @@ impl Tracer {
         self.sampler.set(self.is_on, rate, keep);
         self.sampler.set_cap(settings.max_spans_per_sec, self.shards);
         // A trace that is said not to be sampled is lost to whoever would have begun it behind us.
-        let begins = self.is_on.then_some(&settings.propagate[..]).unwrap_or_default();
         self.propagate = Forms::default();
-        begins.iter().for_each(|form| self.propagate.add(form_of(*form)));
+        if self.is_on {
+            settings.propagate.iter().for_each(|form| self.propagate.add(form_of(*form)));
+        }
         self.latest.resize(settings.recent_requests);
     }
 
@@ -384,7 +385,6 @@ fn request_id<'b>(request: &Request<'b, '_>) -> Option<&'b [u8]> {
 }
 
 /// In a box that was used before, if there is one.
-#[expect(clippy::vec_box, reason = "the boxes are what is used again")]
 fn boxed<T>(spare: &mut Vec<Box<T>>, value: T) -> Box<T> {
     match spare.pop() {
         Some(mut spare) => {

@@ -166,7 +166,7 @@ fn eight(text: &[u8]) -> Option<u32> {
     if bytes & HIGH != 0 {
         return None;
     }
-    let letters = within(bytes | 0x20 * EACH, b'a', b'f');
+    let letters = within(bytes | (0x20 * EACH), b'a', b'f');
     if within(bytes, b'0', b'9') | letters != HIGH {
         return None;
     }
