@@ -5,6 +5,7 @@
 //! they are for every request; what longer heads cost the kernel is measured by `proxybench`.
 
 use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use opentelemetry_http::{HttpClient, HttpError, Request as OtelRequest, Response};
 use opentelemetry_otlp::WithHttpConfig as _;
 use opentelemetry_sdk::trace::SpanExporter as _;
-use ringlane::http::{ForwardRules, Method, Peer, PeerText, Request, Sampling};
+use ringlane::http::{ForwardRules, Peer, PeerText, Request, Sampling, Seen};
 use ringlane::http1::{FieldStorage, RequestParser, encode};
 use ringlane::policy::Rng;
 use ringlane::policy::sampler::{Asked, Keep, Outcome, Rate, Sampler};
@@ -63,13 +64,15 @@ fn write(hop: &Hop, out: &mut Vec<u8>) -> Places {
     hop.write(out)
 }
 
-/// All that is done about tracing for a request that turns out not to be sampled.
+/// All that is done about tracing for a request that turns out not to be sampled, nor kept for what
+/// comes of it.
 fn unsampled(
     request: &Request<'_, '_>,
     forms: Forms,
     sampler: &mut Sampler,
     rng: &mut Rng,
     out: &mut Vec<u8>,
+    trail: &mut Trail,
 ) -> Places {
     let incoming = Incoming::read(request.fields, request.facts.seen);
     let mut hop = Hop::begin(&incoming, forms, || rng.next_u64());
@@ -77,7 +80,37 @@ fn unsampled(
     let asked = Asked { trace_low, came, rate: incoming.rate };
     let decision = sampler.decide(&asked, Duration::ZERO);
     hop.decided(decision.passed_on, decision.recorded || sampler.may_keep());
+    if sampler.may_keep() {
+        follow(request, &hop, trail);
+        let outcome =
+            Outcome { failed: false, retried: trail.was_retried(), took: Duration::from_millis(1) };
+        black_box(sampler.keeps(&outcome, trail.spans(), Duration::ZERO));
+    }
     write(&hop, out)
+}
+
+/// What a trail learns of a request of one attempt.
+fn follow(request: &Request<'_, '_>, hop: &Hop, trail: &mut Trail) {
+    let at = Duration::from_micros;
+    trail.renew(*hop, at(1), &said(request));
+    trail.routed(0);
+    trail.attempt_begun(0, Some(SocketAddr::from(([127, 0, 0, 1], 8080))), Attempt::First, at(2));
+    trail.pooled();
+    trail.answered(at(500));
+    let end = AttemptEnd {
+        status: Some(200),
+        failure: None,
+        latency: at(500),
+        request_bytes: 0,
+        response_bytes: 128,
+    };
+    trail.attempt_ended(at(500), &end);
+}
+
+fn said<'a>(request: &'a Request<'_, '_>) -> Said<'a> {
+    let peer = Peer { ip: Some(IpAddr::from([192, 0, 2, 7])), port: 50_123 };
+    let (method, target) = (request.method_bytes, &request.target);
+    Said { server: 0, peer, method, target, request_id: b"" }
 }
 
 fn contexts(criterion: &mut Criterion) {
@@ -111,34 +144,30 @@ fn contexts(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The bound is for the case of a plain request: `nothing`, with the default of what goes on.
+/// The bound is for a plain request: `nothing`, with the defaults of what goes on and is kept.
 fn requests(criterion: &mut Criterion) {
     let mut out = Vec::with_capacity(4096);
     let mut rng = Rng::new(SEED);
     let mut group = criterion.benchmark_group("unsampled request");
-    let cases = [("", Rate::NEVER, Some(1_000)), (", rate 0.001", Rate::new(0.001), None)];
-    for (suffix, rate, cap) in cases {
-        let mut sampler = Sampler::new(rate, Keep::NOTHING, cap, 2);
+    let keep = Keep { failed: true, retried: true, slower_than: None };
+    let cases = [(", nothing is kept", Keep::NOTHING), ("", keep)];
+    for (suffix, keep) in cases {
+        let mut sampler = Sampler::new(Rate::NEVER, keep, Some(10_000), 2);
         for (name, context) in FORMS {
             with_request(context, |request| {
+                let hop = Hop::begin(&Incoming::read(&[], Seen::default()), Forms::DEFAULT, || 7);
+                let mut trail = Trail::begin(hop, Duration::ZERO, &said(request));
                 group.bench_function(format!("{name}{suffix}"), |bencher| {
                     bencher.iter(|| {
                         out.clear();
-                        let request = black_box(request);
-                        unsampled(request, Forms::DEFAULT, &mut sampler, &mut rng, &mut out)
+                        let (request, forms) = (black_box(request), Forms::DEFAULT);
+                        unsampled(request, forms, &mut sampler, &mut rng, &mut out, &mut trail)
                     });
                 });
             });
         }
     }
-    let mut off = Sampler::OFF;
     with_request("", |request| {
-        group.bench_function("nothing, switched off and nothing propagated", |bencher| {
-            bencher.iter(|| {
-                out.clear();
-                unsampled(black_box(request), Forms::default(), &mut off, &mut rng, &mut out)
-            });
-        });
         let rules = ForwardRules::default();
         let peer = PeerText::new(Peer { ip: None, port: 0 });
         group.bench_function("for scale: the head, without", |bencher| {
@@ -179,10 +208,11 @@ fn spans(criterion: &mut Criterion) {
         let incoming = Incoming::read(request.fields, request.facts.seen);
         let mut hop = Hop::begin(&incoming, Forms::DEFAULT, || 7);
         hop.decided(Sampling::Yes, true);
+        let mut trail = Trail::begin(hop, Duration::ZERO, &said(request));
         let mut spare = Vec::new();
         group.bench_function("recorded, one attempt", |bencher| {
             bencher.iter(|| {
-                record(black_box(request), &hop, &mut spans);
+                record(black_box(request), &hop, &mut trail, &mut spans);
                 if spans.is_full(2) {
                     spare = spans.take(std::mem::take(&mut spare)).0;
                 }
@@ -190,7 +220,7 @@ fn spans(criterion: &mut Criterion) {
         });
         spans.take(Vec::new());
         while !spans.is_full(2) {
-            record(request, &hop, &mut spans);
+            record(request, &hop, &mut trail, &mut spans);
         }
         spans.take(Vec::new()).0
     });
@@ -264,25 +294,9 @@ fn otlp_exporter() -> opentelemetry_otlp::SpanExporter {
     builder.with_http_client(Sink).build().expect("it has a default endpoint")
 }
 
-fn record(request: &Request<'_, '_>, hop: &Hop, spans: &mut Spans) {
+fn record(request: &Request<'_, '_>, hop: &Hop, trail: &mut Trail, spans: &mut Spans) {
+    follow(request, hop, trail);
     let at = Duration::from_micros;
-    let peer = Peer { ip: "192.0.2.7".parse().ok(), port: 50_123 };
-    debug_assert_eq!(request.method, Method::Get);
-    let (method, target) = (request.method_bytes, &request.target);
-    let said = Said { server: 0, peer, method, target, request_id: b"" };
-    let mut trail = Trail::begin(*hop, at(1), &said);
-    trail.routed(0);
-    trail.attempt_begun(0, "127.0.0.1:8080".parse().ok(), Attempt::First, at(2));
-    trail.pooled();
-    trail.answered(at(500));
-    let end = AttemptEnd {
-        status: Some(200),
-        failure: None,
-        latency: at(500),
-        request_bytes: 0,
-        response_bytes: 128,
-    };
-    trail.attempt_ended(at(500), &end);
     let end = RequestEnd {
         status: 200,
         failure: None,

@@ -164,27 +164,39 @@ impl Tracer {
             let (method, target) = (request.method_bytes, &request.target);
             let request_id = sent_id.unwrap_or_default();
             let said = Said { server, peer, method, target, request_id };
-            boxed(&mut self.spare, Trail::begin(hop, now, &said))
+            match self.spare.pop() {
+                Some(mut spare) => {
+                    spare.renew(hop, now, &said);
+                    spare
+                }
+                None => Box::new(Trail::begin(hop, now, &said)),
+            }
         });
         let kept = if incoming.rate.is_some() && !self.is_on {
             Seen::of(&[FieldName::Sample])
         } else {
             Seen::default()
         };
-        let known = Known {
-            hop,
-            request_id: sent_id.map(Text::new).unwrap_or_default(),
-            names_request: sent_id.is_none() && hop.goes_on(),
-            places: Places::default(),
-        };
+        let known = self.known(hop, sent_id);
         let traced = Traced {
-            known: Some(boxed(&mut self.spare_known, known)),
+            known: Some(known),
             is_recorded: decision.recorded,
             is_capped: decision.capped,
             trail,
         };
         let (dropped, malformed) = (incoming.dropped.without(kept), incoming.malformed);
         Begun { traced, dropped, malformed }
+    }
+
+    fn known(&mut self, hop: Hop, sent_id: Option<&[u8]>) -> Box<Known> {
+        let mut known = self.spare_known.pop().unwrap_or_else(|| {
+            let (request_id, places) = (Text::EMPTY, Places::default());
+            Box::new(Known { hop, request_id, names_request: false, places })
+        });
+        known.hop = hop;
+        known.request_id.set(sent_id.unwrap_or_default());
+        known.names_request = sent_id.is_none() && hop.goes_on();
+        known
     }
 
     fn decide(&mut self, asked: &Asked, now: Duration) -> Decision {
@@ -382,17 +394,6 @@ fn request_id<'b>(request: &Request<'b, '_>) -> Option<&'b [u8]> {
     }
     let is_it = |field: &&crate::http::Field<'b>| field.kind == FieldName::RequestId;
     request.fields.iter().find(is_it).map(|field| field.value)
-}
-
-/// In a box that was used before, if there is one.
-fn boxed<T>(spare: &mut Vec<Box<T>>, value: T) -> Box<T> {
-    match spare.pop() {
-        Some(mut spare) => {
-            *spare = value;
-            spare
-        }
-        None => Box::new(value),
-    }
 }
 
 fn form_of(form: Propagation) -> Form {

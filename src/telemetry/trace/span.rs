@@ -24,7 +24,7 @@ pub const REQUEST_ID_BYTES: usize = 64;
 const _: () = assert!(PATH_BYTES <= u8::MAX as usize);
 
 /// Text of up to `N` bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Text<const N: usize> {
     bytes: [u8; N],
     len: u8,
@@ -38,6 +38,12 @@ impl<const N: usize> Text<N> {
         let mut made = Text { bytes: [0; N], len: 0 };
         made.push(text);
         made
+    }
+
+    /// The same in the place of what was there. What is beyond the text stays: nobody looks.
+    pub fn set(&mut self, text: &[u8]) {
+        self.len = 0;
+        self.push(text);
     }
 
     pub fn push(&mut self, more: &[u8]) {
@@ -59,6 +65,14 @@ impl<const N: usize> Text<N> {
         self.len == 0
     }
 }
+
+impl<const N: usize> PartialEq for Text<N> {
+    fn eq(&self, other: &Text<N>) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl<const N: usize> Eq for Text<N> {}
 
 impl<const N: usize> Default for Text<N> {
     fn default() -> Text<N> {

@@ -69,21 +69,38 @@ pub struct Said<'a> {
 impl Trail {
     /// A head is complete, at `now`.
     pub fn begin(hop: Hop, now: Duration, said: &Said<'_>) -> Trail {
-        let target = said.target;
-        let mut path = Text::new(if target.prefix_slash { b"/" } else { b"" });
-        path.push(target.path.split(|&byte| byte == b'?').next().unwrap_or_default());
-        Trail {
+        let mut trail = Trail {
             hop,
             began: now,
             server: said.server,
             peer: said.peer,
             target: None,
-            method: Text::new(said.method),
-            path,
-            request_id: Text::new(said.request_id),
+            method: Text::EMPTY,
+            path: Text::EMPTY,
+            request_id: Text::EMPTY,
             first: None,
             more: Vec::new(),
-        }
+        };
+        trail.say(said);
+        trail
+    }
+
+    /// The same, in the place of one that is over: of a trail's 600 bytes most are room for text,
+    /// and need not be moved.
+    pub fn renew(&mut self, hop: Hop, now: Duration, said: &Said<'_>) {
+        (self.hop, self.began, self.target, self.first) = (hop, now, None, None);
+        self.more.clear();
+        self.say(said);
+    }
+
+    fn say(&mut self, said: &Said<'_>) {
+        (self.server, self.peer) = (said.server, said.peer);
+        self.method.set(said.method);
+        let target = said.target;
+        self.path.set(if target.prefix_slash { b"/" } else { b"" });
+        let end = target.path.iter().position(|&byte| byte == b'?').unwrap_or(target.path.len());
+        self.path.push(&target.path[..end]);
+        self.request_id.set(said.request_id);
     }
 
     pub fn hop(&self) -> &Hop {
