@@ -46,7 +46,8 @@ fn prometheus_scrapes_native_histograms() {
 }
 
 fn scrape(features: &str, native: bool) {
-    let mut load = Load::start("");
+    // Spans are among what the dashboard shows.
+    let mut load = Load::start("{kind: trace_log, sample_rate: 0.01}");
     let mut prometheus = Prometheus::start(load.proxy.admin, features);
     eventually("the target is up", || prometheus.number("up{job=\"ringlane\"}") == Some(1.0));
     // With the load still on: rates are of something.
