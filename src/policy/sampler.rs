@@ -125,7 +125,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Records nothing, and passes every decision on.
+    /// Records nothing, and has no say in what others do: every decision goes on as it came, and
+    /// where none came it is left open.
     pub const OFF: Sampler =
         Sampler { is_on: false, rate: Rate::NEVER, keep: Keep::NOTHING, cap: None };
 
@@ -153,6 +154,10 @@ impl Sampler {
         }
     }
 
+    pub fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// Whether a request that is not sampled may yet be kept, so that its spans are to be gathered.
     #[inline]
     pub fn may_keep(&self) -> bool {
@@ -162,6 +167,10 @@ impl Sampler {
     /// What is done about a request whose head is complete.
     #[inline]
     pub fn decide(&mut self, asked: &Asked, now: Duration) -> Decision {
+        if !self.is_on {
+            let passed_on = asked.came.unwrap_or_default();
+            return Decision { recorded: false, passed_on, capped: false };
+        }
         let Some(rate) = asked.rate.filter(|_| asked.came != Some(Sampling::Debug)) else {
             return match asked.came {
                 None => self.decide_by(self.rate, asked.trace_low, now),
@@ -174,7 +183,7 @@ impl Sampler {
     /// The decision is ours.
     #[inline]
     fn decide_by(&mut self, rate: Rate, trace_low: u64, now: Duration) -> Decision {
-        let wanted = self.is_on && rate.has(trace_low);
+        let wanted = rate.has(trace_low);
         let recorded = wanted && self.charge_usual(now);
         let passed_on = if recorded { Sampling::Yes } else { Sampling::No };
         Decision { recorded, passed_on, capped: wanted && !recorded }
@@ -182,12 +191,11 @@ impl Sampler {
 
     /// The decision is somebody else's, or is to be left open.
     fn follow(&mut self, came: Sampling, trace_low: u64, now: Duration) -> Decision {
-        let wanted = self.is_on
-            && match came {
-                Sampling::Undecided => self.rate.has(trace_low),
-                Sampling::No => false,
-                Sampling::Yes | Sampling::Debug => true,
-            };
+        let wanted = match came {
+            Sampling::Undecided => self.rate.has(trace_low),
+            Sampling::No => false,
+            Sampling::Yes | Sampling::Debug => true,
+        };
         let has_room = wanted && self.charge_usual(now);
         let recorded = wanted && (has_room || came == Sampling::Debug);
         if recorded && !has_room {

@@ -100,7 +100,9 @@ fn switched_off_it_changes_nobodys_decision() {
         for word in [Undecided, No, Yes, Debug] {
             assert_eq!(off.decide(&came(0, word), SECOND), decided(false, word));
         }
-        assert_eq!(off.decide(&began(0), SECOND), decided(false, No));
+        assert_eq!(off.decide(&began(0), SECOND), decided(false, Undecided));
+        let asks = Asked { rate: Some(1.0), ..came(0, Yes) };
+        assert_eq!(off.decide(&asks, SECOND), decided(false, Yes), "nor by the rate that is asked");
         let worst = Outcome { failed: true, retried: true, took: SECOND };
         assert!(!off.may_keep() && off.keeps(&worst, 2, SECOND) == Kept::No);
     }

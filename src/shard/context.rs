@@ -178,7 +178,7 @@ impl Context {
         reporting: Option<Reporting>,
     ) -> Context {
         let spans = reporting.as_ref().map(|reporting| reporting.spans.clone());
-        let tracer = RefCell::new(Tracer::new(number, peers.len(), spans));
+        let tracer = RefCell::new(Tracer::new(number, peers.len(), seed_of(number), spans));
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         Context {

@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::config::{self, Propagation};
 use crate::http::{FieldName, Peer, Request, Sampling, Seen};
 use crate::policy::Rng;
-use crate::policy::sampler::{Asked, Decision, Keep, Kept, Outcome, Rate, Sampler};
+use crate::policy::sampler::{Asked, Keep, Kept, Outcome, Rate, Sampler};
 use crate::telemetry::collect::{Handed, SpanOutlet};
 use crate::telemetry::layout::Layout;
 use crate::telemetry::record::RequestEnd;
@@ -32,8 +32,7 @@ const SPARE: usize = 64;
 pub(super) struct Tracer {
     shard: usize,
     shards: u32,
-    /// Spans are recorded, and traces begin here.
-    is_on: bool,
+    /// In what a trace goes on that begins here.
     propagate: Forms,
     sampler: Sampler,
     /// No other shard's, in whatever process: 64 bits of state alone would repeat themselves among
@@ -101,14 +100,19 @@ pub(super) struct Arrival<'a, 'b, 's> {
 }
 
 impl Tracer {
-    pub(super) fn new(shard: usize, shards: usize, outlet: Option<SpanOutlet>) -> Tracer {
+    /// `salt`: random.
+    pub(super) fn new(
+        shard: usize,
+        shards: usize,
+        salt: u64,
+        outlet: Option<SpanOutlet>,
+    ) -> Tracer {
         Tracer {
             shard,
             shards: shards as u32,
-            is_on: false,
             propagate: Forms::default(),
             sampler: Sampler::OFF,
-            salt: random(),
+            salt,
             spans: Spans::new(if outlet.is_some() { BATCH } else { 0 }),
             lost: 0,
             capped: 0,
@@ -121,18 +125,18 @@ impl Tracer {
 
     /// Goes by other settings from the next request on.
     pub(super) fn apply(&mut self, settings: &config::Tracing) {
-        self.is_on = settings.sample_rate.is_some() && self.outlet.is_some();
+        let is_on = settings.sample_rate.is_some() && self.outlet.is_some();
         let rate = Rate::new(settings.sample_rate.unwrap_or(0.0));
         let keep = Keep {
             failed: settings.keep_failed,
             retried: settings.keep_retried,
             slower_than: settings.keep_slower_than,
         };
-        self.sampler.set(self.is_on, rate, keep);
+        self.sampler.set(is_on, rate, keep);
         self.sampler.set_cap(settings.max_spans_per_sec, self.shards);
         // A trace that is said not to be sampled is lost to whoever would have begun it behind us.
         self.propagate = Forms::default();
-        if self.is_on {
+        if is_on {
             settings.propagate.iter().for_each(|form| self.propagate.add(form_of(*form)));
         }
         self.latest.resize(settings.recent_requests);
@@ -142,16 +146,14 @@ impl Tracer {
     pub(super) fn begin(&mut self, arrival: &Arrival<'_, '_, '_>, rng: &mut Rng) -> Begun {
         let Arrival { request, peer, server, now } = *arrival;
         let tells = request.facts.seen.and(TELLING);
-        if tells.is_empty() && !self.is_on && self.latest.capacity == 0 {
+        if tells.is_empty() && !self.sampler.is_on() && self.latest.capacity == 0 {
             return Begun { traced: Traced::default(), dropped: Seen::default(), malformed: 0 };
         }
         let incoming = Incoming::read(request.fields, request.facts.seen);
         let salt = self.salt;
         let mut hop = Hop::begin(&incoming, self.propagate, || rng.next_u64() ^ salt);
-        // What does not record has no say in what others do.
-        let rate = incoming.rate.filter(|_| self.is_on);
-        let asked = Asked { trace_low: hop.trace().low(), came: incoming.sampling, rate };
-        let decision = self.decide(&asked, now);
+        let (trace_low, came) = (hop.trace().low(), incoming.sampling);
+        let decision = self.sampler.decide(&Asked { trace_low, came, rate: incoming.rate }, now);
         self.capped += u64::from(decision.capped);
         let may_keep = self.sampler.may_keep();
         // Who records by a rate of its own may do so where we do not, and then needs a parent that
@@ -172,11 +174,9 @@ impl Tracer {
                 None => Box::new(Trail::begin(hop, now, &said)),
             }
         });
-        let kept = if incoming.rate.is_some() && !self.is_on {
-            Seen::of(&[FieldName::Sample])
-        } else {
-            Seen::default()
-        };
+        // A rate is for who records.
+        let goes_on = incoming.rate.is_some() && !self.sampler.is_on();
+        let kept = if goes_on { Seen::of(&[FieldName::Sample]) } else { Seen::default() };
         let known = self.known(hop, sent_id);
         let traced = Traced {
             known: Some(known),
@@ -197,14 +197,6 @@ impl Tracer {
         known.request_id.set(sent_id.unwrap_or_default());
         known.names_request = sent_id.is_none() && hop.goes_on();
         known
-    }
-
-    fn decide(&mut self, asked: &Asked, now: Duration) -> Decision {
-        if !self.is_on {
-            let passed_on = asked.came.unwrap_or_default();
-            return Decision { recorded: false, passed_on, capped: false };
-        }
-        self.sampler.decide(asked, now)
     }
 
     /// A request is over; whether its spans were recorded.
@@ -379,12 +371,6 @@ impl Context {
     fn layout(&self) -> Arc<Layout> {
         self.reporter.as_ref().map(|reporter| reporter.layout()).unwrap_or_default()
     }
-}
-
-/// From the system, by way of the standard library's maps.
-fn random() -> u64 {
-    use std::hash::BuildHasher;
-    std::hash::RandomState::new().hash_one(0_u8)
 }
 
 /// What the client calls its request.
