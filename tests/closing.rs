@@ -247,13 +247,8 @@ fn every_upload_that_is_refused_early_reads_why() {
                     return;
                 }
                 // Reads nothing more, and waits for the proxy to give up on it.
-                let ends = Instant::now() + DEADLINE;
-                while wire.stream.take_error().is_ok_and(|error| error.is_none())
-                    && Instant::now() < ends
-                    && !is_gone(&wire)
-                {
-                    thread::sleep(Duration::from_millis(20));
-                }
+                let has_error = || !wire.stream.take_error().is_ok_and(|error| error.is_none());
+                eventually("the proxy gives up", || has_error() || is_gone(&wire));
             });
             let proxy = plain(&origin, cores);
             let address = proxy.address;

@@ -150,7 +150,25 @@ pub enum Meaning {
     Endpoint(u32),
 }
 
+fn named<N>(names: &[Option<N>], id: u32) -> Option<&N> {
+    names.get(id as usize)?.as_ref()
+}
+
 impl Layout {
+    /// What an id stands for; `None`: nothing in this generation. So are the next two.
+    pub fn server(&self, id: u32) -> Option<&ServerName> {
+        named(&self.servers, id)
+    }
+
+    pub fn target(&self, id: u32) -> Option<&TargetName> {
+        named(&self.targets, id)
+    }
+
+    /// Not where it shares its id with others, or has none.
+    pub fn endpoint(&self, id: u32) -> Option<&EndpointName> {
+        named(&self.endpoints, id).filter(|name| name.address != OTHER)
+    }
+
     pub fn series_count(&self) -> usize {
         self.first_of_endpoints as usize + self.endpoints.len()
     }

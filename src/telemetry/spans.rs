@@ -114,24 +114,6 @@ impl Queue {
         self.lock().dropped += spans;
     }
 
-    /// The oldest batch that waits.
-    pub fn try_next(&self) -> Option<Arc<Batch>> {
-        let mut waiting = self.lock();
-        let batch = waiting.batches.pop_front()?;
-        waiting.spans -= batch.spans.len();
-        Some(batch)
-    }
-
-    /// The same, once there is one.
-    pub async fn next(&self) -> Arc<Batch> {
-        loop {
-            if let Some(batch) = self.try_next() {
-                return batch;
-            }
-            self.came.notified().await;
-        }
-    }
-
     /// The oldest batches: as many as together have up to `most` spans, and one at least. None
     /// where none waits. They stay within the bound until they are sent or dropped, of which the
     /// queue is told with [`Queue::settle`].
@@ -195,16 +177,23 @@ mod tests {
         Batch::of(vec![sample::span(); spans], Arc::default(), Duration::ZERO)
     }
 
+    /// The oldest batch, by its spans.
+    fn take(queue: &Queue) -> Vec<usize> {
+        let taken: Vec<usize> = queue.hold(1).iter().map(|it| it.spans.len()).collect();
+        queue.settle(taken.iter().sum());
+        taken
+    }
+
     #[test]
     fn the_oldest_give_way_and_are_counted() {
         let queue = Queue::new(10);
         [4, 5, 3].into_iter().for_each(|spans| queue.push(batch(spans)));
         assert_eq!(queue.dropped(), 4);
-        assert_eq!(queue.try_next().map(|it| it.spans.len()), Some(5));
+        assert_eq!(take(&queue), [5]);
         // One that is larger than all the room is taken all the same.
         queue.push(batch(11));
-        assert_eq!((queue.dropped(), queue.try_next().map(|it| it.spans.len())), (7, Some(11)));
-        assert!(queue.try_next().is_none());
+        assert_eq!((queue.dropped(), take(&queue)), (7, vec![11]));
+        assert!(take(&queue).is_empty());
         queue.drop_more(2);
         assert_eq!(queue.dropped(), 9);
     }
@@ -258,7 +247,7 @@ mod tests {
         drop(one);
         queues.iter().for_each(|queue| {
             assert!(returned.is_empty());
-            drop(queue.try_next());
+            take(queue);
         });
         assert_eq!(returned.try_recv().map(|it| it.len()), Ok(2));
     }

@@ -46,10 +46,16 @@ pub fn four() -> &'static str {
 
 /// Waits until `holds`, and fails the test where that takes too long.
 #[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let ends = Instant::now() + DEADLINE;
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    eventually_within(DEADLINE, what, holds);
+}
+
+/// The same for what may rightly take longer.
+#[track_caller]
+pub fn eventually_within(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let ends = Instant::now() + within;
     while !holds() {
-        assert!(Instant::now() < ends, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < ends, "not within {within:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

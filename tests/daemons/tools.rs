@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::common::eventually_within;
 
 /// Generous: a Java server on a busy machine with nothing of it in memory took 12 s.
 const STARTS_WITHIN: Duration = Duration::from_secs(90);
@@ -89,16 +91,14 @@ impl Daemon {
     /// The first line that `pick` finds something in.
     #[track_caller]
     pub(crate) fn wait_for<T>(&mut self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
-        let ends = Instant::now() + STARTS_WITHIN;
-        loop {
-            if let Some(found) = self.log().iter().find_map(|line| pick(line)) {
-                return found;
-            }
+        let mut found = None;
+        eventually_within(STARTS_WITHIN, what, || {
+            found = self.log().iter().find_map(|line| pick(line));
             let status = self.child.try_wait().expect("it is our child");
-            assert!(status.is_none(), "{} has ended: {status:?}", self.name);
-            assert!(Instant::now() < ends, "not within {STARTS_WITHIN:?}: {what}");
-            thread::sleep(Duration::from_millis(5));
-        }
+            assert!(found.is_some() || status.is_none(), "{} has ended: {status:?}", self.name);
+            found.is_some()
+        });
+        found.expect("it was waited for")
     }
 }
 

@@ -150,14 +150,14 @@ fn list(kept: &[Arc<Recents>], filter: &Filter, capacity: usize) -> Value {
 }
 
 fn target<'a>(layout: &'a Layout, request: &Recent) -> Option<&'a TargetName> {
-    layout.targets.get(request.target? as usize)?.as_ref()
+    layout.target(request.target?)
 }
 
 fn row(request: &Recent, of: &Recents) -> Value {
     let layout = &*of.layout;
     let target = target(layout, request);
-    let server = layout.servers.get(request.server as usize).and_then(Option::as_ref);
-    let endpoint = request.endpoint.and_then(|id| layout.endpoints.get(id as usize)?.as_ref());
+    let server = layout.server(request.server);
+    let endpoint = request.endpoint.and_then(|id| layout.endpoint(id));
     let trace_id = request.trace.to_string();
     let request_id = match request.request_id.is_empty() {
         true => trace_id.as_str(),

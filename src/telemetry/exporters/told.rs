@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::push::Naming;
 use crate::http::Method;
-use crate::telemetry::layout::{Layout, OTHER};
+use crate::telemetry::layout::Layout;
 use crate::telemetry::record::Cause;
 use crate::telemetry::spans::Batch;
 use crate::telemetry::trace::{Client, Connection, Role, Span};
@@ -55,10 +55,10 @@ pub(super) struct Names<'a> {
 
 impl<'a> Names<'a> {
     pub(super) fn of(span: &Span, layout: &'a Layout) -> Names<'a> {
-        let server = named(&layout.servers, span.server);
-        let target = span.target.and_then(|target| named(&layout.targets, target));
+        let server = layout.server(span.server);
+        let target = span.target.and_then(|target| layout.target(target));
         let endpoint = match span.role {
-            Role::Client(Client { endpoint, .. }) => named(&layout.endpoints, endpoint),
+            Role::Client(Client { endpoint, .. }) => layout.endpoint(endpoint),
             Role::Server { .. } => None,
         };
         let router = target.map(|target| &target.router).or(server.map(|server| &server.router));
@@ -66,25 +66,25 @@ impl<'a> Names<'a> {
             router: router.map_or("unknown", String::as_str),
             service: target.map(|target| target.service.as_str()),
             listens: server.map(|server| server.address),
-            endpoint: endpoint.map(|it| it.address.as_str()).filter(|address| *address != OTHER),
+            endpoint: endpoint.map(|it| it.address.as_str()),
         }
     }
 }
 
-fn named<N>(names: &[Option<N>], id: u32) -> Option<&N> {
-    names.get(id as usize)?.as_ref()
-}
-
 /// Method and service.
 pub(super) fn name(span: &Span, service: Option<&str>) -> String {
-    let method = match Method::from_bytes(span.method.as_str().as_bytes()) {
-        // Anybody can make up methods; a name is one of few.
-        Method::Other => "other".to_owned(),
-        _ => span.method.as_str().to_lowercase(),
-    };
+    let method = method(span.method.as_str()).to_lowercase();
     match service {
         Some(service) => format!("{method} {}", service.to_lowercase()),
         None => method,
+    }
+}
+
+/// Anybody can make up methods; a name is one of few.
+pub(super) fn method(method: &str) -> &str {
+    match Method::from_bytes(method.as_bytes()) {
+        Method::Other => "other",
+        _ => method,
     }
 }
 

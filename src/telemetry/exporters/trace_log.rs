@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, timeout};
 
+use super::told::Names;
 use super::{Ends, Exporter, Kind, Task};
 use crate::config::{ExporterKey, ExporterSettings, ExporterSpec, Shape};
 use crate::telemetry::feed::Feed;
-use crate::telemetry::layout::{Layout, OTHER};
+use crate::telemetry::layout::Layout;
 use crate::telemetry::record::Cause;
 use crate::telemetry::spans::Queue;
 use crate::telemetry::trace::{Role, Span};
@@ -71,18 +72,15 @@ async fn write(feed: &Feed, queue: &Arc<Queue>) {
 }
 
 fn write_span(span: &Span, layout: &Layout) {
-    let target = span.target.and_then(|id| layout.targets.get(id as usize)?.as_ref());
-    let server = layout.servers.get(span.server as usize).and_then(Option::as_ref);
-    let router = target.map(|it| &it.router).or(server.map(|it| &it.router));
+    let names = Names::of(span, layout);
     let took = span.ended.saturating_sub(span.began);
     let (kind, remote, attempt) = match &span.role {
         Role::Server { peer, .. } => {
             ("server", peer.ip.map(|ip| ip.to_canonical().to_string()), None)
         }
         Role::Client(client) => {
-            let known = layout.endpoints.get(client.endpoint as usize).and_then(Option::as_ref);
-            let known = known.map(|it| it.address.clone()).filter(|address| address != OTHER);
             let address = || client.address.map(|address| address.to_string());
+            let known = names.endpoint.map(str::to_owned);
             ("client", known.or_else(address), Some(client.attempt.word()))
         }
     };
@@ -97,8 +95,8 @@ fn write_span(span: &Span, layout: &Layout) {
         parent_id = span.parent.map(tracing::field::display),
         request_id,
         kind,
-        router,
-        service = target.map(|it| &it.service),
+        router = names.router,
+        service = names.service,
         remote,
         attempt,
         method = span.method.as_str(),

@@ -11,25 +11,16 @@ mod data;
 mod upload;
 
 use self::upload::Upload;
-use super::push::{self, Settings, settings};
-use super::{Ends, Exporter, Kind, Task};
+use super::push::{Pusher, Settings, settings};
+use super::{Exporter, Kind};
 use crate::config::{ExporterSettings, ExporterSpec};
-use crate::telemetry::feed::Feed;
 
 pub use data::data;
 
 pub const KIND: Kind = Kind {
     spec: &ExporterSpec {
         kind: "otlp",
-        keys: &[
-            settings::endpoint("http://127.0.0.1:4318/v1/traces"),
-            settings::SAMPLE_RATE,
-            settings::LOCAL_SERVICE,
-            settings::REMOTE_SERVICE,
-            settings::QUEUE_SPANS,
-            settings::TIMEOUT_MS,
-            settings::CA,
-        ],
+        keys: &settings::keys("http://127.0.0.1:4318/v1/traces"),
         by_default: false,
     },
     make,
@@ -37,17 +28,7 @@ pub const KIND: Kind = Kind {
 
 fn make(settings: &ExporterSettings) -> Result<Box<dyn Exporter>, String> {
     let pushed = Settings::new(settings)?;
-    Ok(Box::new(Otlp(pushed)))
-}
-
-struct Otlp(Settings);
-
-impl Exporter for Otlp {
-    fn task(self: Box<Self>, feed: Feed, ends: Ends) -> Option<Task> {
-        let queue = feed.collect_spans(self.0.queue_spans);
-        let to = self.0.endpoint.to_string();
-        Some(Box::pin(push::deliver(Upload::new(self.0), to, feed, queue, ends)))
-    }
+    Ok(Box::new(Pusher::new(&pushed.clone(), Upload::new(pushed))))
 }
 
 #[cfg(test)]

@@ -12,37 +12,44 @@ const ENDPOINT: &str =
 pub(super) const TLS_CA: &str =
     "a file of PEM certificates that a collector's is signed by; or \"\" for the platform's roots";
 
-/// Keys that are the same for all of them.
-pub(in super::super) const SAMPLE_RATE: ExporterKey =
+const SAMPLE_RATE: ExporterKey =
     ExporterKey { name: "sample_rate", shape: Shape::Share { default: 0.001 } };
-pub(in super::super) const LOCAL_SERVICE: ExporterKey =
+const LOCAL_SERVICE: ExporterKey =
     name_of("local_service", "{router}", "a name, in which {router} and {service} are filled in");
-pub(in super::super) const REMOTE_SERVICE: ExporterKey = name_of(
+const REMOTE_SERVICE: ExporterKey = name_of(
     "remote_service",
     "{service}",
     "a name, in which {router} and {service} are filled in; or \"\" for none",
 );
-pub(in super::super) const QUEUE_SPANS: ExporterKey = ExporterKey {
+const QUEUE_SPANS: ExporterKey = ExporterKey {
     name: "queue_spans",
     shape: Shape::Number { default: 10_000, least: 100, most: 1_000_000 },
 };
-pub(in super::super) const TIMEOUT_MS: ExporterKey = ExporterKey {
+const TIMEOUT_MS: ExporterKey = ExporterKey {
     name: "timeout_ms",
     shape: Shape::Number { default: 5_000, least: 10, most: 600_000 },
 };
-pub(in super::super) const CA: ExporterKey = name_of("tls_ca", "", TLS_CA);
-
-/// Where it pushes to.
-pub(in super::super) const fn endpoint(default: &'static str) -> ExporterKey {
-    name_of("endpoint", default, ENDPOINT)
-}
+const CA: ExporterKey = name_of("tls_ca", "", TLS_CA);
 
 const fn name_of(name: &'static str, default: &'static str, allowed: &'static str) -> ExporterKey {
     ExporterKey { name, shape: Shape::Text { default: Some(default), allowed } }
 }
 
+/// Their keys, which differ in the default of where they push to.
+pub(in super::super) const fn keys(default: &'static str) -> [ExporterKey; 7] {
+    [
+        name_of("endpoint", default, ENDPOINT),
+        SAMPLE_RATE,
+        LOCAL_SERVICE,
+        REMOTE_SERVICE,
+        QUEUE_SPANS,
+        TIMEOUT_MS,
+        CA,
+    ]
+}
+
 /// What all of them need; `sample_rate` is for the shards.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct Settings {
     pub(in super::super) endpoint: Uri,
     pub(in super::super) timeout: Duration,

@@ -23,10 +23,9 @@ mod json;
 mod upload;
 
 use self::upload::Upload;
-use super::push::{self, Settings, settings};
-use super::{Ends, Exporter, Kind, Task};
+use super::push::{Pusher, Settings, settings};
+use super::{Exporter, Kind};
 use crate::config::{ExporterSettings, ExporterSpec};
-use crate::telemetry::feed::Feed;
 
 pub use super::push::Naming;
 pub use super::told::Told;
@@ -35,15 +34,7 @@ pub use json::batch;
 pub const KIND: Kind = Kind {
     spec: &ExporterSpec {
         kind: "zipkin",
-        keys: &[
-            settings::endpoint("http://127.0.0.1:9411/api/v2/spans"),
-            settings::SAMPLE_RATE,
-            settings::LOCAL_SERVICE,
-            settings::REMOTE_SERVICE,
-            settings::QUEUE_SPANS,
-            settings::TIMEOUT_MS,
-            settings::CA,
-        ],
+        keys: &settings::keys("http://127.0.0.1:9411/api/v2/spans"),
         by_default: false,
     },
     make,
@@ -51,21 +42,7 @@ pub const KIND: Kind = Kind {
 
 fn make(settings: &ExporterSettings) -> Result<Box<dyn Exporter>, String> {
     let pushed = Settings::new(settings)?;
-    Ok(Box::new(Zipkin { upload: Upload::new(&pushed)?, pushed }))
-}
-
-struct Zipkin {
-    pushed: Settings,
-    upload: Upload,
-}
-
-impl Exporter for Zipkin {
-    fn task(self: Box<Self>, feed: Feed, ends: Ends) -> Option<Task> {
-        let Zipkin { pushed, upload } = *self;
-        let queue = feed.collect_spans(pushed.queue_spans);
-        let to = pushed.endpoint.to_string();
-        Some(Box::pin(push::deliver(upload, to, feed, queue, ends)))
-    }
+    Ok(Box::new(Pusher::new(&pushed, Upload::new(&pushed)?)))
 }
 
 #[cfg(test)]
