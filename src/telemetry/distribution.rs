@@ -41,6 +41,26 @@ pub struct Exemplar {
     pub at_secs: f64,
 }
 
+impl Exemplar {
+    /// When it was seen, in whole milliseconds since 1970, which every format can say.
+    pub fn at_ms(&self) -> i64 {
+        (self.at_secs * 1e3).round() as i64
+    }
+
+    /// Of those that are kept, which one it takes the place of.
+    fn place(&self) -> usize {
+        ((64 - self.value.leading_zeros() as usize) / 2).min(EXEMPLARS - 1)
+    }
+
+    /// The least and the greatest value that takes the same place.
+    pub fn reach(&self) -> (u64, u64) {
+        let place = self.place();
+        let least = if place == 0 { 0 } else { 1 << (2 * place - 1) };
+        let most = if place == EXEMPLARS - 1 { u64::MAX } else { (1 << (2 * place + 1)) - 1 };
+        (least, most)
+    }
+}
+
 /// Exemplars kept: one for each power of four, so that slow samples have theirs too.
 const EXEMPLARS: usize = 20;
 
@@ -163,10 +183,14 @@ impl Distribution {
         }
     }
 
+    /// The newer one stays: shards' flushes come in no order, and Prometheus takes no exemplar that
+    /// is older than the last.
     pub fn set_exemplar(&mut self, exemplar: Exemplar) {
         self.exemplars.resize(EXEMPLARS, None);
-        let at = (64 - exemplar.value.leading_zeros() as usize) / 2;
-        self.exemplars[at.min(EXEMPLARS - 1)] = Some(exemplar);
+        let kept = &mut self.exemplars[exemplar.place()];
+        if kept.is_none_or(|kept| kept.at_ms() < exemplar.at_ms()) {
+            *kept = Some(exemplar);
+        }
     }
 
     pub fn exemplars(&self) -> impl Iterator<Item = &Exemplar> {
@@ -351,11 +375,23 @@ mod tests {
     }
 
     #[test]
+    fn an_exemplar_gives_way_to_a_newer_one_alone() {
+        let mut distribution = Distribution::default();
+        for at_secs in [2.0, 1.0, 3.0, 2.5] {
+            distribution.set_exemplar(Exemplar { trace_id: 1, value: 100, at_secs });
+        }
+        let kept: Vec<f64> = distribution.exemplars().map(|it| it.at_secs).collect();
+        assert_eq!(kept, [3.0]);
+    }
+
+    #[test]
     fn slow_samples_keep_an_exemplar_beside_fast_ones() {
         let mut distribution = Distribution::default();
         for value in [900, 1_000, 90_000] {
             let trace_id = u128::from(value);
-            distribution.set_exemplar(Exemplar { trace_id, value, at_secs: 1.0 });
+            // Each a little later than the one before.
+            let at_secs = 1.0 + value as f64 / 1e3;
+            distribution.set_exemplar(Exemplar { trace_id, value, at_secs });
         }
         let kept: Vec<u64> = distribution.exemplars().map(|exemplar| exemplar.value).collect();
         assert_eq!(kept, [1_000, 90_000]);

@@ -126,7 +126,7 @@ fn escape(out: &mut Vec<u8>, value: &str) {
 /// OpenMetrics 1.0, "Exemplars".
 fn exemplar(out: &mut Vec<u8>, info: &Info, exemplar: &Exemplar) {
     let value = series::scaled(exemplar.value as f64, info.unit);
-    let at_ms = series::at_ms(exemplar);
+    let at_ms = exemplar.at_ms();
     let (secs, ms) = (at_ms.div_euclid(1000), at_ms.rem_euclid(1000));
     let id = exemplar.trace_id;
     write(out, format_args!(" # {{trace_id=\"{id:032x}\"}} {value} {secs}.{ms:03}"));

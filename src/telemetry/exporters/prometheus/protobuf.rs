@@ -97,12 +97,19 @@ fn histogram(info: &Info, distribution: &Distribution, buckets: &Buckets) -> His
     let Kind::Histogram(bounds) = info.kind else { return Histogram::default() };
     let native = Native::of(distribution, info.unit);
     let bounds = bounds.iter().map(|bound| series::scaled(*bound as f64, info.unit));
-    let counts = buckets.cumulative.iter().zip(&buckets.exemplars);
-    let bucket = |(bound, (count, exemplar)): (f64, (&u64, &Option<_>))| Bucket {
+    // Who takes native histograms has one series for all of them, and some (Prometheus 2.42) look
+    // for exemplars among the buckets: the newest alone is newer than all before it.
+    let newest = buckets.exemplars.iter().flatten().map(distribution::Exemplar::at_ms).max();
+    let exemplars = buckets.exemplars.iter();
+    let exemplars = exemplars.map(|it| it.filter(|it| Some(it.at_ms()) == newest));
+    let counts = buckets.cumulative.iter().zip(exemplars);
+    let bucket = |(bound, (count, exemplar)): (f64, (&u64, Option<_>))| Bucket {
         cumulative_count: Some(*count),
         upper_bound: Some(bound),
         exemplar: exemplar.as_ref().map(|it| message(it, info.unit)),
     };
+    let mut in_order: Vec<_> = distribution.exemplars().collect();
+    in_order.sort_by_key(|it| it.at_ms());
     let span =
         |span: &native::Span| BucketSpan { offset: Some(span.offset), length: Some(span.length) };
     Histogram {
@@ -116,12 +123,12 @@ fn histogram(info: &Info, distribution: &Distribution, buckets: &Buckets) -> His
         negative_delta: Vec::new(),
         positive_span: native.spans.iter().map(span).collect(),
         positive_delta: native.deltas,
-        exemplars: distribution.exemplars().map(|it| message(it, info.unit)).collect(),
+        exemplars: in_order.into_iter().map(|it| message(it, info.unit)).collect(),
     }
 }
 
 fn message(exemplar: &distribution::Exemplar, unit: Unit) -> Exemplar {
-    let at_ms = series::at_ms(exemplar);
+    let at_ms = exemplar.at_ms();
     Exemplar {
         label: vec![LabelPair {
             name: Some("trace_id".to_owned()),

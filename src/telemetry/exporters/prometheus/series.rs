@@ -61,7 +61,9 @@ impl<'a> Labels<'a> {
 pub(super) struct Buckets {
     /// How many samples are no greater than the bound. The last is all of them.
     pub(super) cumulative: Vec<u64>,
-    /// The newest exemplar between the bound before and this one.
+    /// An exemplar between the bound before and this one, if it is the newest of all that may have
+    /// taken the place of one in this bucket: so that none is ever followed by an older one, which
+    /// Prometheus would refuse.
     pub(super) exemplars: Vec<Option<Exemplar>>,
 }
 
@@ -80,11 +82,16 @@ impl Buckets {
         self.exemplars.clear();
         self.exemplars.resize(bounds.len() + 1, None);
         for exemplar in distribution.exemplars() {
-            let at = bounds.partition_point(|bound| *bound < exemplar.value);
-            let kept = &mut self.exemplars[at];
-            if kept.is_none_or(|kept| kept.at_secs <= exemplar.at_secs) {
-                *kept = Some(*exemplar);
+            let (least, most) = exemplar.reach();
+            let bucket = |value| bounds.partition_point(|bound| *bound < value);
+            for kept in &mut self.exemplars[bucket(least)..=bucket(most)] {
+                if kept.is_none_or(|kept| kept.at_ms() < exemplar.at_ms()) {
+                    *kept = Some(*exemplar);
+                }
             }
+        }
+        for (at, kept) in self.exemplars.iter_mut().enumerate() {
+            *kept = kept.filter(|it| bounds.partition_point(|bound| *bound < it.value) == at);
         }
     }
 }
@@ -142,11 +149,6 @@ fn has_series(value: &Value<'_>) -> bool {
 /// part of: 300 times 1e-6 is 0.0003 less a hair, which nobody wants to read in a bound.
 pub(super) fn scaled(value: f64, unit: Unit) -> f64 {
     value / unit.per_prometheus()
-}
-
-/// When an exemplar was seen, in whole milliseconds since 1970, which every format can say.
-pub(super) fn at_ms(exemplar: &Exemplar) -> i64 {
-    (exemplar.at_secs * 1e3).round() as i64
 }
 
 /// The unit at the end of a family's name, where there is one; `name` has no `_total` any more.

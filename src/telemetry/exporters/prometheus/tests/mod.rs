@@ -3,7 +3,7 @@
 mod read;
 mod states;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use self::read::{Families, Reading};
 use super::*;
 use crate::config::ExporterSettings;
+use crate::telemetry::distribution::Exemplar;
 use crate::telemetry::feed::Hub;
 use crate::telemetry::names;
 use crate::telemetry::state::State;
@@ -40,7 +41,14 @@ fn formats_say_the_same() {
                 assert_eq!(family.series, other.series, "{name} in {format}");
             }
             assert_eq!(open[name].unit, protobuf[name].unit, "{name}");
-            assert_eq!(open[name].exemplars, protobuf[name].exemplars, "{name}");
+            // Those of the buckets are all among the native ones, which are in the order of time;
+            // the newest is on its bucket too.
+            let (open, protobuf) = (&open[name].exemplars, &protobuf[name]);
+            let native = &protobuf.native_exemplars;
+            assert!(open.iter().all(|it| native.contains(it)), "{name}: {open:?} {native:?}");
+            assert!(native.is_sorted_by_key(|it| it.at_ms), "{name}: {native:?}");
+            let newest = open.iter().max_by_key(|it| it.at_ms).into_iter();
+            assert!(newest.eq(&protobuf.exemplars), "{name}: {:?}", protobuf.exemplars);
         }
     }
 }
@@ -122,6 +130,38 @@ fn exemplars_are_on_the_bucket_that_they_fall_into() {
     let id = |n: u128| format!("{n:032x}");
     let (fast, slow) = (id(0xab << 100 | 1), id(2));
     assert_eq!(found, [(0.001, fast.as_str(), 0.0009), (f64::INFINITY, slow.as_str(), 12.5)]);
+}
+
+/// Requests of all latencies, one after the other: what a bucket shows is never followed by what is
+/// older, which Prometheus would refuse and log.
+#[test]
+fn no_exemplar_is_followed_by_an_older_one() {
+    let hub = states::odd();
+    let mut seen: HashMap<u64, i64> = HashMap::new();
+    let (mut random, mut shown) = (9_u64, 0);
+    for step in 0..400_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        hub.update(|merger| {
+            let server = merger.state_mut().servers[0].as_mut().expect("a server");
+            // Two shards, of which one is some steps behind.
+            let behind = if random >> 63 == 1 { 7 } else { 0 };
+            let at_secs = 1_700_000_100.0 + step.saturating_sub(behind) as f64;
+            let (trace_id, value) = (u128::from(step) + 10, 1 << ((random >> 40) % 24));
+            let value = value + (random >> 20) % value;
+            server.latency.set_exemplar(Exemplar { trace_id, value, at_secs });
+        });
+        let (_, open, protobuf) = hub.read(read_all);
+        let name = "ringlane_server_request_duration_seconds";
+        for it in &open[name].exemplars {
+            let before = seen.insert(it.bound.to_bits(), it.at_ms);
+            assert!(before.is_none_or(|before| before <= it.at_ms), "step {step}: {it:?}");
+            shown += 1;
+        }
+        let newest = protobuf[name].exemplars.iter().map(|it| it.at_ms).max();
+        let before = newest.and_then(|newest| seen.insert(0, newest));
+        assert!(before <= newest, "step {step}: {before:?} {newest:?}");
+    }
+    assert!(shown > 1_000, "only {shown} were shown");
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) struct Family {
     pub(super) unit: Option<String>,
     pub(super) series: BTreeMap<LabelSet, Reading>,
     pub(super) exemplars: Vec<Exemplar>,
+    /// Of protobuf alone: those that no bucket has.
+    pub(super) native_exemplars: Vec<Exemplar>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -311,6 +313,16 @@ pub(super) fn protobuf(bytes: &[u8]) -> Families {
     families
 }
 
+fn told_exemplar(it: &protobuf::Exemplar, bound: f64) -> Exemplar {
+    let at = it.timestamp.expect("a time");
+    Exemplar {
+        bound,
+        id: it.label[0].value().to_owned(),
+        value: it.value(),
+        at_ms: at.seconds * 1000 + i64::from(at.nanos / 1_000_000),
+    }
+}
+
 fn reading(metric: &protobuf::Metric, family: &mut Family) -> Reading {
     match (&metric.counter, &metric.gauge, &metric.histogram) {
         (Some(counter), None, None) if family.kind == "counter" => Reading::Number(counter.value()),
@@ -319,17 +331,15 @@ fn reading(metric: &protobuf::Metric, family: &mut Family) -> Reading {
             let mut buckets = Vec::new();
             for bucket in &it.bucket {
                 let bound = bucket.upper_bound();
-                family.exemplars.extend(bucket.exemplar.as_ref().map(|it| {
-                    let at = it.timestamp.expect("a time");
-                    Exemplar {
-                        bound,
-                        id: it.label[0].value().to_owned(),
-                        value: it.value(),
-                        at_ms: at.seconds * 1000 + i64::from(at.nanos / 1_000_000),
-                    }
-                }));
+                let told = bucket.exemplar.as_ref().map(|it| told_exemplar(it, bound));
+                family.exemplars.extend(told);
                 buckets.push((bound, bucket.cumulative_count()));
             }
+            let native = it.exemplars.iter().map(|it| {
+                let bound = buckets.iter().map(|(bound, _)| *bound).find(|at| it.value() <= *at);
+                told_exemplar(it, bound.expect("infinity"))
+            });
+            family.native_exemplars.extend(native);
             histogram(it.sample_count(), it.sample_sum(), buckets)
         }
         _ => panic!("{metric:?} is no {}", family.kind),
