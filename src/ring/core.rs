@@ -222,6 +222,8 @@ pub(super) struct Core {
     disturbed: Vec<Key>,
     keeper: Option<Waker>,
     wheel: Wheel<TimerSlot>,
+    /// When to wake whom, more exactly than the wheel can say.
+    alarm: Option<(Duration, Waker)>,
     started: Instant,
     /// When the clock was last read, and how long the core had been parked until then.
     turn_began: (Duration, Duration),
@@ -264,6 +266,7 @@ impl Core {
             disturbed: Vec::new(),
             keeper: None,
             wheel: Wheel::new(0),
+            alarm: None,
             started: Instant::now(),
             turn_began: (Duration::ZERO, Duration::ZERO),
             traffic: vec![Traffic::default()],
@@ -357,6 +360,20 @@ impl Core {
         self.wheel.next_ms()
     }
 
+    pub(super) fn set_alarm(&mut self, at: Duration, waker: Waker) {
+        self.alarm = Some((at, waker));
+    }
+
+    /// Since the ring was made.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Until the alarm; `None`: there is none.
+    pub(super) fn until_alarm(&self) -> Option<Duration> {
+        self.alarm.as_ref().map(|(at, _)| at.saturating_sub(self.started.elapsed()))
+    }
+
     /// Reads the clock and wakes whose deadline has come.
     pub(super) fn advance_clock(&mut self) {
         let now = self.started.elapsed();
@@ -364,6 +381,11 @@ impl Core {
             std::mem::replace(&mut self.turn_began, (now, self.stats.parked));
         let turn = (now - before).saturating_sub(self.stats.parked - parked_before);
         self.stats.longest_turn = self.stats.longest_turn.max(turn);
+        if self.alarm.as_ref().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, waker)) = self.alarm.take()
+        {
+            waker.wake();
+        }
         let latest = &mut self.stats.latest_timer;
         self.wheel.advance(now.as_millis() as u64, |timer, deadline_ms| {
             *latest = (*latest).max(now.saturating_sub(Duration::from_millis(deadline_ms)));

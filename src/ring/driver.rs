@@ -54,11 +54,11 @@ impl Ring {
         if idle && spin > Duration::ZERO {
             core.spin(spin);
         }
-        let park_ms = match idle && core.uring.completion().is_empty() {
-            true => core.next_timer_ms().map_or(PARK_MS, |ms| ms.min(PARK_MS)),
-            false => 0,
+        let park = match idle && core.uring.completion().is_empty() {
+            true => core.may_park(),
+            false => Duration::ZERO,
         };
-        core.enter(park_ms);
+        core.enter(park);
         core.advance_clock();
         // The head of the queue is published before anything is submitted again, or the kernel
         // would return early from each enter (facts/ring.md).
@@ -77,7 +77,7 @@ impl Core {
             // SAFETY: as in `Core::push`.
             if unsafe { self.uring.submission().push(&entry) }.is_err() {
                 self.overflow.push_front(entry);
-                self.enter(0);
+                self.enter(Duration::ZERO);
                 if self.uring.submission().is_full() {
                     // The kernel takes nothing before its completions are reaped.
                     return;
@@ -89,19 +89,25 @@ impl Core {
     fn spin(&mut self, spin: Duration) {
         let started = Instant::now();
         while self.uring.completion().is_empty() && started.elapsed() < spin {
-            self.enter(0);
+            self.enter(Duration::ZERO);
         }
     }
 
-    /// Submits what is queued, and waits up to `park_ms` for a completion.
-    fn enter(&mut self, park_ms: u64) {
+    /// Until a deadline comes.
+    fn may_park(&self) -> Duration {
+        let ms = self.next_timer_ms().map_or(PARK_MS, |ms| ms.min(PARK_MS));
+        let park = Duration::from_millis(ms);
+        self.until_alarm().map_or(park, |until| until.min(park))
+    }
+
+    /// Submits what is queued, and waits up to `park` for a completion.
+    fn enter(&mut self, park: Duration) {
         self.stats.enters += 1;
         let queued = self.uring.submission().len() as u32;
-        let timeout =
-            Timespec::new().sec(park_ms / 1_000).nsec((park_ms % 1_000) as u32 * 1_000_000);
+        let timeout = Timespec::new().sec(park.as_secs()).nsec(park.subsec_nanos());
         let arguments = SubmitArgs::new().timespec(&timeout);
-        let parked = (park_ms > 0).then(Instant::now);
-        let wanted = u32::from(park_ms > 0);
+        let parked = (!park.is_zero()).then(Instant::now);
+        let wanted = u32::from(!park.is_zero());
         let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
         // SAFETY: the arguments are those that the flags announce, and live until the call returns.
         let entered =

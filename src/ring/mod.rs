@@ -10,7 +10,8 @@
 //! In reading order: `slots` (keys that go stale), `buffers` (provided buffers), `lease` (a
 //! stream's own buffers), `timer` (the wheel), `core` (the state that they share), `submit` and
 //! `dispatch` (operations and their completions), `socket`, `listener`, `mailbox` (what a task
-//! holds), `driver` (the turn), `probe` (what the kernel must have).
+//! holds), `driver` (the turn), `run` (all of it on one thread), `probe` (what the kernel must
+//! have).
 //!
 //! This is the only module of the project with `unsafe` in it. It knows nothing of HTTP.
 #![allow(unsafe_code)]
@@ -23,6 +24,7 @@ mod lease;
 mod listener;
 mod mailbox;
 mod probe;
+mod run;
 mod slots;
 mod socket;
 mod submit;
@@ -43,6 +45,7 @@ pub use self::lease::{Charge, Lease};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Mailbox, MailboxFull, MailboxSender, OpenMailbox, mailbox};
 pub use self::probe::{Unsupported, probe, register_membarrier};
+pub use self::run::{RunError, run};
 pub use self::slots::Key;
 pub use self::socket::{Chunk, End, Piece, Progress, Socket, Whose};
 
@@ -186,6 +189,17 @@ impl Ring {
                 take(account as u32, counted);
             }
         }
+    }
+
+    /// Since the ring was made, to the nanosecond: a reading of the clock, where `now` is none.
+    pub fn elapsed(&self) -> Duration {
+        self.inner.core.borrow().elapsed()
+    }
+
+    /// Wakes a task at a moment by `elapsed`, where a timer's milliseconds are too coarse. There is
+    /// one alarm; a later call takes the place of what was set.
+    pub fn set_alarm(&self, at: Duration, waker: Waker) {
+        self.inner.core.borrow_mut().set_alarm(at, waker);
     }
 
     /// Ends `drive` after this turn.

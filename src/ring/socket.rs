@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{IntoRawFd, RawFd};
+use std::rc::Rc;
 use std::task::Waker;
 
 use socket2::{Domain, SockAddr, SockRef, Type};
@@ -35,8 +36,20 @@ pub enum End {
 
 /// Bytes on their way out, owned by the socket until they have been taken by the kernel.
 pub enum Chunk {
-    Heap { bytes: Vec<u8>, start: usize },
-    Lease { lease: Lease, start: usize, end: usize },
+    Heap {
+        bytes: Vec<u8>,
+        start: usize,
+    },
+    Lease {
+        lease: Lease,
+        start: usize,
+        end: usize,
+    },
+    /// The same bytes as others send.
+    Shared {
+        bytes: Rc<[u8]>,
+        start: usize,
+    },
 }
 
 impl Chunk {
@@ -44,10 +57,15 @@ impl Chunk {
         Chunk::Heap { bytes, start: 0 }
     }
 
+    pub fn shared(bytes: Rc<[u8]>) -> Chunk {
+        Chunk::Shared { bytes, start: 0 }
+    }
+
     pub fn len(&self) -> usize {
         match self {
             Chunk::Heap { bytes, start } => bytes.len() - start,
             Chunk::Lease { start, end, .. } => end - start,
+            Chunk::Shared { bytes, start } => bytes.len() - start,
         }
     }
 
@@ -59,6 +77,7 @@ impl Chunk {
         match self {
             Chunk::Heap { bytes, start } => &bytes[*start..],
             Chunk::Lease { lease, start, end } => &lease[*start..*end],
+            Chunk::Shared { bytes, start } => &bytes[*start..],
         }
     }
 
@@ -68,7 +87,9 @@ impl Chunk {
 
     pub(super) fn advance(&mut self, by: usize) {
         match self {
-            Chunk::Heap { start, .. } | Chunk::Lease { start, .. } => *start += by,
+            Chunk::Heap { start, .. }
+            | Chunk::Lease { start, .. }
+            | Chunk::Shared { start, .. } => *start += by,
         }
     }
 

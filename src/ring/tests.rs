@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glommio::LocalExecutorBuilder;
 use socket2::SockAddr;
 
 use super::*;
@@ -14,39 +13,19 @@ use super::*;
 /// Ten seconds: far more than any step here takes, and short enough for a hang to be seen.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Ends the driver when the task does, be it by a panic.
-struct StopWhenDropped(Ring);
-
-impl Drop for StopWhenDropped {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
-/// Runs a task on a ring of its own and the driver beside it, until the task ends.
+/// Runs a task on a ring of its own; what the ring counted until it ended.
 fn on_ring<F: Future<Output = ()> + 'static>(
     settings: Settings,
-    task: impl FnOnce(Ring) -> F + Send + 'static,
+    task: impl FnOnce(Ring) -> F,
 ) -> Stats {
-    LocalExecutorBuilder::default()
-        .io_memory(64 << 10)
-        .ring_depth(8)
-        .spawn(move || async move {
-            let ring = Ring::new(&settings).expect("a ring");
-            let (stop, finished) = (StopWhenDropped(ring.clone()), Rc::new(Cell::new(false)));
-            let (task, finishing) = (task(ring.clone()), finished.clone());
-            ring.spawn(async move {
-                let _stop = stop;
-                task.await;
-                finishing.set(true);
-            });
-            ring.drive(&settings).await;
-            assert!(finished.get(), "the task panicked");
-            ring.stats()
-        })
-        .expect("an executor")
-        .join()
-        .expect("the task")
+    let counted = run(&settings, |ring| {
+        let task = task(ring.clone());
+        async move {
+            task.await;
+            ring
+        }
+    });
+    counted.expect("the task").stats()
 }
 
 /// A listener's address and, on a thread, what it does with its first connection.
@@ -115,12 +94,13 @@ fn sends_leave_in_the_order_they_were_queued() {
     on_ring(Settings::default(), move |ring| async move {
         let socket = connected(&ring, &address).await;
         for (n, part) in pattern(4 << 20).chunks(10_007).enumerate() {
-            match n % 3 {
+            match n % 4 {
                 0 if socket.progress().can_send => {
                     let mut lease = ring.lease(part.len()).expect("a lease");
                     lease[5..5 + part.len()].copy_from_slice(part);
                     socket.send(Chunk::Lease { lease, start: 5, end: 5 + part.len() });
                 }
+                1 => socket.send(Chunk::shared(part.into())),
                 _ => socket.send(Chunk::heap(part.to_vec())),
             }
             if n % 50 == 0 {
@@ -530,4 +510,24 @@ fn a_lease_to_which_nothing_comes_is_taken_back() {
         assert_eq!(read_to_end(&socket, false).await, b"late", "and nothing was lost");
     });
     peer.join().expect("peer").expect("written");
+}
+
+/// A timer's milliseconds would make a hundred moments of 300 us take three times as long.
+#[test]
+fn an_alarm_is_never_early_and_sooner_than_a_timer() {
+    let stats = on_ring(Settings::default(), |ring| async move {
+        let waker = current_waker().await;
+        let began = ring.elapsed();
+        for nth in 1..=100_u32 {
+            let at = began + Duration::from_micros(300) * nth;
+            ring.set_alarm(at, waker.clone());
+            while ring.elapsed() < at {
+                wait().await;
+            }
+        }
+        let took = ring.elapsed() - began;
+        assert!(took >= Duration::from_millis(30), "{took:?}");
+        assert!(took < Duration::from_millis(90), "{took:?} on a machine that is not busy");
+    });
+    assert!(stats.parked > Duration::from_millis(5), "it slept: {stats:?}");
 }
