@@ -1,11 +1,13 @@
-//! What `ringlane-loadtest` is made of, apart from its sockets: when requests are due, what a
-//! server answered, what is recorded of it, and how a run is judged and shown.
+//! What `ringlane-loadtest` is made of: when requests are due, what a server answered, what is
+//! recorded of it, how a run is judged and shown, and the engine that does it over sockets.
 //!
-//! Everything here is pure: time and randomness are arguments, so that a run of an hour is tested
-//! in a moment. The reader of responses shares nothing with the proxy's parser, which it judges.
+//! Apart from `engine` everything here is pure: time and randomness are arguments, so that a run of
+//! an hour is tested in a moment. The reader of responses shares nothing with the proxy's parser,
+//! which it judges.
 
 #![forbid(unsafe_code)]
 
+pub mod request;
 pub mod schedule;
 
 pub mod response;
@@ -13,6 +15,10 @@ pub mod response;
 pub mod record;
 pub mod run;
 
+pub mod engine;
+
 pub mod plot;
 pub mod report;
 pub mod thresholds;
+
+pub mod values;

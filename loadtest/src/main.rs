@@ -1,6 +1,8 @@
-//! `ringlane-loadtest`: for now, the demo's origin as a process of its own, to point a proxy at.
+//! `ringlane-loadtest`: loads servers, and serves what a load is tested against.
 
 #![forbid(unsafe_code)]
+
+mod commands;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use ringlane::demo::{self, Origin, StartError};
 
-/// What Ringlane is tested against.
+/// An open-loop load generator for HTTP/1.1, and an origin by script.
 #[derive(Parser)]
 #[command(name = "ringlane-loadtest", version, about)]
 struct Arguments {
@@ -19,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Send one load and report what came of it
+    Run(Box<commands::run::RunArguments>),
     /// Serve the demo's routes until killed: / /bytes/N /chunked/N /echo /upload /ws /status/CODE
     /// /delay/MS /headers
     Origin(OriginArguments),
@@ -41,9 +45,14 @@ struct OriginArguments {
 }
 
 fn main() -> ExitCode {
-    let Command::Origin(arguments) = Arguments::parse().command;
-    match origin(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ran = match Arguments::parse().command {
+        Command::Run(arguments) => commands::run::run(&arguments),
+        Command::Origin(arguments) => {
+            origin(&arguments).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+        }
+    };
+    match ran {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("ringlane-loadtest: {error}");
             ExitCode::FAILURE

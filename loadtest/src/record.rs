@@ -188,6 +188,11 @@ impl Record {
         assert_eq!(self.sent, self.lateness.len());
     }
 
+    /// Whether nothing has happened.
+    pub fn is_empty(&self) -> bool {
+        self.sent + self.answered + self.errors() + self.never_sent == 0
+    }
+
     pub fn sent_total(&self) -> u64 {
         self.sent
     }

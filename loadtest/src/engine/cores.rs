@@ -1,0 +1,323 @@
+//! A run: an engine on each thread, and their seconds added up on the calling one.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ringlane::policy::Rng;
+use ringlane::ring::{self, Ring};
+
+use super::drive::{ConnectError, Driven, Engine, Go, TICK};
+use super::job::{Load, Plan, PlannedLoad, Settings};
+use crate::record::{Record, Row};
+use crate::run::Run;
+use crate::schedule::{Arrivals, End, Schedule, ScheduleError, Share};
+
+const TICKS_PER_SECOND: u32 = (1_000 / TICK.as_millis()) as u32;
+/// The kernel may wake a thread this much late (prctl(2), PR_SET_TIMERSLACK): not the 50 us that it
+/// has by default, which would be in every latency.
+const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).expect("not 0");
+
+/// Ends a run from another thread.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+}
+
+impl Stop {
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// What is set by `ask`, for whoever can set a flag and nothing more.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.asked.clone()
+    }
+
+    fn go(&self) -> Go {
+        if self.asked.load(Ordering::Relaxed) { Go::Stop } else { Go::On }
+    }
+}
+
+/// Why a run has no result.
+#[derive(Debug)]
+pub enum RunError {
+    Schedule(ScheduleError),
+    Connect(ConnectError),
+    Core { core: usize, why: String },
+    Ring(ring::RunError),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Schedule(error) => write!(out, "{error}"),
+            RunError::Connect(error) => write!(out, "{error}"),
+            RunError::Core { core, why } => write!(out, "cannot run on core {core}: {why}"),
+            RunError::Ring(error) => write!(out, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// What a core says to whoever adds up.
+enum Told {
+    Second(Record),
+    Done { record: Record, driven: Driven },
+    Failed(RunError),
+}
+
+/// What a core has besides the plan.
+struct Core {
+    number: u32,
+    told: Sender<(usize, Told)>,
+    spare: Receiver<Record>,
+    /// All begin at once, when all have connected.
+    start: Arc<Barrier>,
+    /// One of them cannot, so that none does.
+    failed: Arc<AtomicBool>,
+    /// This one has passed `start`.
+    began: Arc<AtomicBool>,
+    stop: Stop,
+}
+
+/// Runs a plan. `each_second` is shown each second's row and record when all cores are through it.
+pub fn run(
+    plan: &Plan,
+    stop: &Stop,
+    mut each_second: impl FnMut(&Row, &Record),
+) -> Result<Run, RunError> {
+    let (told, tells) = unbounded();
+    let start = Arc::new(Barrier::new(plan.threads.len()));
+    let failed = Arc::new(AtomicBool::new(false));
+    let mut spares = Vec::new();
+    let threads = (0..plan.threads.len()).map(|number| {
+        let (give, spare) = bounded(2);
+        spares.push(give);
+        let core = Core {
+            number: number as u32,
+            told: told.clone(),
+            spare,
+            start: start.clone(),
+            failed: failed.clone(),
+            began: Arc::new(AtomicBool::new(false)),
+            stop: stop.clone(),
+        };
+        let plan = plan.clone();
+        thread::spawn(move || core.run(plan))
+    });
+    let threads: Vec<_> = threads.collect();
+    drop(told);
+    let result = Sum::new(plan, spares).add_up(&tells, &mut each_second);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    result
+}
+
+impl Core {
+    fn run(self, plan: Plan) {
+        let (number, told) = (self.number as usize, self.told.clone());
+        let (start, failed, began) = (self.start.clone(), self.failed.clone(), self.began.clone());
+        let settings = ring::Settings::default();
+        let prepared = prepare(plan.threads[number]);
+        let ran = prepared.and_then(|()| {
+            ring::run(&settings, move |ring| self.load(ring, plan)).map_err(RunError::Ring)?
+        });
+        if let Err(error) = ran {
+            if !began.load(Ordering::SeqCst) {
+                // The others wait for this one.
+                failed.store(true, Ordering::SeqCst);
+                start.wait();
+            }
+            let _ = told.send((number, Told::Failed(error)));
+        }
+    }
+
+    async fn load(self, ring: Ring, plan: Plan) -> Result<(), RunError> {
+        let load = self.share_of(&plan).map_err(RunError::Schedule);
+        let cores = plan.threads.len();
+        let share = |all: usize| all / cores + usize::from((self.number as usize) < all % cores);
+        let settings = Settings {
+            connections: share(plan.connections).max(1),
+            timeout: plan.timeout,
+            churn: plan.churn,
+            core: self.number as u16,
+            seed: plan.seed.wrapping_add(u64::from(self.number)),
+        };
+        let engine = Engine::new(&ring, &plan.requests, settings);
+        let load = load?;
+        let connected = engine.connected().await;
+        self.failed.fetch_or(connected.is_err(), Ordering::SeqCst);
+        self.start.wait();
+        self.began.store(true, Ordering::SeqCst);
+        connected.map_err(RunError::Connect)?;
+        if self.failed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let first = ticks_in(plan.warmup);
+        let (stop, told, spare, number) = (self.stop, self.told, self.spare, self.number as usize);
+        let driven = engine
+            .drive(load, plan.warmup, |ticks, record| {
+                if ticks > first && (ticks - first).is_multiple_of(TICKS_PER_SECOND) {
+                    let empty = spare.try_recv().unwrap_or_default();
+                    let _ = told.send((number, Told::Second(record.take(empty))));
+                }
+                stop.go()
+            })
+            .await;
+        let _ = told.send((number, Told::Done { record: engine.take_record(), driven }));
+        Ok(())
+    }
+
+    fn share_of(&self, plan: &Plan) -> Result<Load, ScheduleError> {
+        let cores = plan.threads.len() as u32;
+        let seed = plan.seed.wrapping_mul(2).wrapping_add(u64::from(self.number));
+        match plan.load {
+            PlannedLoad::Open(arrivals) => {
+                let end = End { after: plan.duration, requests: plan.request_count };
+                let share = Share { core: self.number, cores };
+                Schedule::new(arrivals, end, share, Rng::new(seed)).map(Load::Open)
+            }
+            PlannedLoad::Closed => {
+                let cores = u64::from(cores);
+                let share =
+                    |all: u64| all / cores + u64::from(u64::from(self.number) < all % cores);
+                let requests = plan.request_count.map(share);
+                Ok(Load::Closed { duration: plan.duration, requests })
+            }
+        }
+    }
+}
+
+fn prepare(core: Option<usize>) -> Result<(), RunError> {
+    // A container may forbid it; then wake-ups are late by the default, and `lateness` says so.
+    let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS));
+    let Some(core) = core else { return Ok(()) };
+    let mut cores = rustix::thread::CpuSet::new();
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(RunError::Core { core, why: "there are no such cores".into() });
+    }
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores)
+        .map_err(|error| RunError::Core { core, why: error.to_string() })
+}
+
+/// Rounded down; rows begin with the first whole tick that is recorded.
+fn ticks_in(time: Duration) -> u32 {
+    (time.as_millis() / TICK.as_millis()) as u32
+}
+
+/// Seconds of all cores, added up as they come.
+struct Sum<'a> {
+    plan: &'a Plan,
+    run: Run,
+    spares: Vec<Sender<Record>>,
+    /// For each core, what it has told and the others have not.
+    ahead: Vec<VecDeque<Record>>,
+    done: Vec<bool>,
+    last_sent: Duration,
+    last_ended: Duration,
+    stopped: Option<Duration>,
+}
+
+impl<'a> Sum<'a> {
+    fn new(plan: &'a Plan, spares: Vec<Sender<Record>>) -> Sum<'a> {
+        let cores = spares.len();
+        Sum {
+            plan,
+            run: Run::new(plan.asked.clone()),
+            spares,
+            ahead: (0..cores).map(|_| VecDeque::new()).collect(),
+            done: vec![false; cores],
+            last_sent: Duration::ZERO,
+            last_ended: Duration::ZERO,
+            stopped: None,
+        }
+    }
+
+    fn add_up(
+        mut self,
+        tells: &Receiver<(usize, Told)>,
+        each_second: &mut impl FnMut(&Row, &Record),
+    ) -> Result<Run, RunError> {
+        let mut failure = None;
+        for (core, told) in tells {
+            match told {
+                Told::Second(record) => self.ahead[core].push_back(record),
+                Told::Done { record, driven } => {
+                    self.ahead[core].push_back(record);
+                    self.done[core] = true;
+                    self.last_sent = self.last_sent.max(driven.last_sent);
+                    self.last_ended = self.last_ended.max(driven.last_ended);
+                    self.stopped = self.stopped.max(driven.stopped);
+                }
+                Told::Failed(error) => failure = failure.or(Some(error)),
+            }
+            self.whole_seconds(each_second);
+        }
+        match failure {
+            Some(error) => Err(error),
+            None if self.done.contains(&false) => Err(RunError::Ring(ring::RunError::Panicked)),
+            None => {
+                self.run.elapsed = self.elapsed();
+                Ok(self.run)
+            }
+        }
+    }
+
+    /// Seconds that every core is through.
+    fn whole_seconds(&mut self, each_second: &mut impl FnMut(&Row, &Record)) {
+        let through = |(records, done): (&VecDeque<Record>, &bool)| *done || !records.is_empty();
+        while self.ahead.iter().any(|records| !records.is_empty())
+            && self.ahead.iter().zip(&self.done).all(through)
+        {
+            let mut second = Record::new();
+            for (records, spares) in self.ahead.iter_mut().zip(&self.spares) {
+                if let Some(record) = records.pop_front() {
+                    second.merge(&record);
+                    let _ = spares.try_send(record);
+                }
+            }
+            // What came after the last whole second: often nothing.
+            if second.is_empty() && !self.done.contains(&false) {
+                continue;
+            }
+            let row = self.run.add_second(&second);
+            each_second(&row, &second);
+        }
+    }
+
+    /// Without the warm-up. A generator that lags behind its schedule takes longer than was asked;
+    /// one whose requests were counted and not timed ends when the next would have begun.
+    fn elapsed(&self) -> Duration {
+        let planned = match (self.stopped, self.plan.load) {
+            (Some(stopped), _) => stopped,
+            (None, PlannedLoad::Closed) => self.last_ended,
+            (None, PlannedLoad::Open(arrivals)) => self.scheduled(arrivals),
+        };
+        planned.max(self.last_sent).saturating_sub(self.plan.warmup)
+    }
+
+    fn scheduled(&self, arrivals: Arrivals) -> Duration {
+        let counted = match (arrivals, self.plan.request_count) {
+            (_, None) => Duration::MAX,
+            (
+                Arrivals::Constant { per_second } | Arrivals::Poisson { per_second },
+                Some(requests),
+            ) => {
+                let counted = Duration::try_from_secs_f64(requests as f64 / per_second);
+                counted.unwrap_or(Duration::MAX)
+            }
+            // Its last one's moment has to do.
+            (Arrivals::Ramp { .. }, Some(_)) => Duration::ZERO,
+        };
+        counted.min(self.plan.duration.unwrap_or(Duration::MAX))
+    }
+}
