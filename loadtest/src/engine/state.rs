@@ -1,4 +1,4 @@
-//! What the tasks of a core share: connections, who of them is idle, requests that wait, the record.
+//! What the tasks of a core share: connections, who of them is idle, what waits, the record.
 //!
 //! Invariants: a request that is due is in exactly one place: waiting, on a connection, or ended
 //! and counted. `under_way` is how many connections carry one. An index in `idle` is that of a
