@@ -21,4 +21,7 @@ pub mod plot;
 pub mod report;
 pub mod thresholds;
 
+pub mod capacity;
+pub mod sweep;
+
 pub mod values;

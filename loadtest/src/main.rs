@@ -23,6 +23,10 @@ struct Arguments {
 enum Command {
     /// Send one load and report what came of it
     Run(Box<commands::run::RunArguments>),
+    /// Ask at one rate after the other, for the curve of latency over throughput
+    Sweep(Box<commands::sweep::SweepArguments>),
+    /// Find the highest rate that holds an objective
+    Capacity(Box<commands::capacity::CapacityArguments>),
     /// Serve the demo's routes until killed: / /bytes/N /chunked/N /echo /upload /ws /status/CODE
     /// /delay/MS /headers
     Origin(OriginArguments),
@@ -45,8 +49,12 @@ struct OriginArguments {
 }
 
 fn main() -> ExitCode {
+    // Before any thread, where it takes no time.
+    ringlane::ring::register_membarrier();
     let ran = match Arguments::parse().command {
         Command::Run(arguments) => commands::run::run(&arguments),
+        Command::Sweep(arguments) => commands::sweep::run(&arguments),
+        Command::Capacity(arguments) => commands::capacity::run(&arguments),
         Command::Origin(arguments) => {
             origin(&arguments).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
         }

@@ -1,7 +1,7 @@
 //! `run`: one load on one or several URLs, shown while it goes and judged at its end.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -16,11 +16,13 @@ use ringlane_loadtest::schedule::Arrivals;
 use ringlane_loadtest::thresholds::Thresholds;
 use ringlane_loadtest::values;
 
+use super::{print, write};
+
 /// A rate that a laptop's origin holds.
 const DEFAULT_RATE: f64 = 1_000.0;
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// A run that missed a threshold, or whose figures cannot be had.
-const MISSED: u8 = 2;
+pub(super) const MISSED: u8 = 2;
 
 #[derive(clap::Args)]
 pub(crate) struct RunArguments {
@@ -83,7 +85,7 @@ struct LoadArguments {
     warmup: Duration,
 }
 
-/// What is sent, and over what.
+/// What is sent, and over what: the same for `run`, `sweep` and `capacity`.
 #[derive(clap::Args)]
 pub(crate) struct CommonArguments {
     /// What to ask for; several are mixed evenly, or by weight: 3@http://127.0.0.1:8080/
@@ -152,7 +154,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, String> {
     let plan = plan(arguments)?;
     let mut log = arguments.log.as_deref().map(Log::create).transpose()?;
     let stop = Stop::default();
-    crate::commands::stop_on_signals(&stop)?;
+    super::stop_on_signals(&stop)?;
     let mut wrong = None;
     let run = engine::run(&plan, &stop, |row, record| {
         if !arguments.quiet {
@@ -309,13 +311,4 @@ impl Log {
         let lines = self.log.interval(from, length, None, latency);
         self.file.write_all(&lines).map_err(|error| format!("{}: {error}", self.path.display()))
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// Whoever reads may have gone: then there is nobody to tell.
-fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
 }

@@ -39,8 +39,12 @@ impl Stop {
         self.asked.clone()
     }
 
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     fn go(&self) -> Go {
-        if self.asked.load(Ordering::Relaxed) { Go::Stop } else { Go::On }
+        if self.is_asked() { Go::Stop } else { Go::On }
     }
 }
 
