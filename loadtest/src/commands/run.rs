@@ -113,6 +113,11 @@ pub(crate) struct CommonArguments {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::some_time)]
     pub(crate) timeout: Duration,
 
+    /// How late the kernel may wake a thread, so that what is due within goes out at once: more of
+    /// it takes less CPU per request, and shows in `lateness of sends`
+    #[arg(long, value_name = "TIME", default_value = "1us", value_parser = values::duration)]
+    slack: Duration,
+
     /// Seed of what is random
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -250,6 +255,7 @@ impl CommonArguments {
             connections: self.connections as usize,
             timeout: self.timeout,
             churn: self.churn,
+            slack: self.slack,
             seed: self.seed,
         })
     }

@@ -19,10 +19,6 @@ use crate::run::Run;
 use crate::schedule::{Arrivals, End, Schedule, ScheduleError, Share};
 
 const TICKS_PER_SECOND: u32 = (1_000 / TICK.as_millis()) as u32;
-/// The kernel may wake a thread this much late (prctl(2), PR_SET_TIMERSLACK): not the 50 us that it
-/// has by default, which would be in every latency.
-const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).expect("not 0");
-
 /// Ends a run from another thread.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
@@ -130,7 +126,7 @@ impl Core {
         let (number, told) = (self.number as usize, self.told.clone());
         let (start, failed, began) = (self.start.clone(), self.failed.clone(), self.began.clone());
         let settings = ring::Settings::default();
-        let prepared = prepare(plan.threads[number]);
+        let prepared = prepare(plan.threads[number], plan.slack);
         let ran = prepared.and_then(|()| {
             ring::run(&settings, move |ring| self.load(ring, plan)).map_err(RunError::Ring)?
         });
@@ -200,9 +196,11 @@ impl Core {
     }
 }
 
-fn prepare(core: Option<usize>) -> Result<(), RunError> {
-    // A container may forbid it; then wake-ups are late by the default, and `lateness` says so.
-    let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS));
+fn prepare(core: Option<usize>, slack: Duration) -> Result<(), RunError> {
+    // 0 would be the default (prctl(2), PR_SET_TIMERSLACK). A container may forbid it; then
+    // wake-ups are late by the default's 50 us, and `lateness` says so.
+    let slack = NonZeroU64::new(slack.as_nanos() as u64).unwrap_or(NonZeroU64::MIN);
+    let _ = rustix::thread::set_current_timer_slack(Some(slack));
     let Some(core) = core else { return Ok(()) };
     let mut cores = rustix::thread::CpuSet::new();
     if core >= rustix::thread::CpuSet::MAX_CPU {

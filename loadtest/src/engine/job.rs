@@ -61,6 +61,8 @@ pub struct Plan {
     pub connections: usize,
     pub timeout: Duration,
     pub churn: Option<u64>,
+    /// How late the kernel may wake a thread: what is due within goes out at once.
+    pub slack: Duration,
     pub seed: u64,
 }
 

@@ -1,0 +1,64 @@
+//! Runs against origins by script, both in the test's own process.
+#![allow(dead_code)] // Each test uses its part.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Method;
+use ringlane_loadtest::engine::{Plan, PlannedLoad};
+use ringlane_loadtest::origin::{self, Origin, Running};
+use ringlane_loadtest::request::{Shape, Target};
+use ringlane_loadtest::run::Asked;
+use ringlane_loadtest::schedule::Arrivals;
+
+/// Origins that do as their scripts say, each on a port of its own.
+pub fn origins(scripts: &[&str]) -> Running {
+    let origin = |script: &&str| Origin {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        script: script.parse().expect("a right script"),
+    };
+    origin::start(scripts.iter().map(origin).collect(), None).expect("origins")
+}
+
+/// A plan for all addresses alike, its requests numbered.
+pub fn plan(addresses: &[SocketAddr], load: PlannedLoad, duration: Duration) -> Plan {
+    let shape = Shape {
+        method: Method::GET,
+        fields: Vec::new(),
+        body: Vec::new(),
+        chunked: None,
+        numbered: true,
+    };
+    let kind = |address: &SocketAddr| {
+        let target: Target = format!("http://{address}/").parse().expect("a right URL");
+        target.kind(*address, &shape)
+    };
+    let per_second = match load {
+        PlannedLoad::Open(arrivals) => Some(arrivals.expected_by(Duration::from_secs(1))),
+        PlannedLoad::Closed => None,
+    };
+    Plan {
+        asked: Asked {
+            target: "the test's origins".into(),
+            kind: "as the test says".into(),
+            per_second,
+            cores: 1,
+            connections: 64,
+        },
+        requests: addresses.iter().map(kind).collect(),
+        threads: vec![None],
+        load,
+        warmup: Duration::ZERO,
+        duration: Some(duration),
+        request_count: None,
+        connections: 64,
+        timeout: Duration::from_secs(5),
+        churn: None,
+        slack: Duration::from_micros(1),
+        seed: 1,
+    }
+}
+
+pub fn constant(per_second: f64) -> PlannedLoad {
+    PlannedLoad::Open(Arrivals::Constant { per_second })
+}
