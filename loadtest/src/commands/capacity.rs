@@ -1,5 +1,6 @@
 //! `capacity`: the highest rate that holds an objective.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use super::{print, write};
 const KEPT_PACE: f64 = 0.99;
 
 #[derive(clap::Args)]
-pub(crate) struct CapacityArguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     common: CommonArguments,
 
@@ -48,13 +49,13 @@ pub(crate) struct CapacityArguments {
     json: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &CapacityArguments) -> Result<ExitCode, String> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let stop = Stop::default();
     super::stop_on_signals(&stop)?;
     print(&format!("{}\n", sweep::heading()));
     let first = match arguments.from {
         Some(rate) if rate > 0.0 => rate,
-        Some(rate) => return Err(format!("--from {rate}: allowed: more than 0")),
+        Some(rate) => return Err(format!("--from {rate}: allowed: more than 0").into()),
         None => {
             let closed = arguments.step.run(&arguments.common, None, &stop)?;
             print(&format!("{}\n", sweep::row(&closed)));

@@ -1,5 +1,6 @@
 //! `run`: one load on one or several URLs, shown while it goes and judged at its end.
 
+use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 pub(super) const MISSED: u8 = 2;
 
 #[derive(clap::Args)]
-pub(crate) struct RunArguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     load: LoadArguments,
 
@@ -155,7 +156,7 @@ fn some_cores(text: &str) -> Result<Cores, String> {
     values::cores(text).map(Cores)
 }
 
-pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, String> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let plan = plan(arguments)?;
     let mut log = arguments.log.as_deref().map(Log::create).transpose()?;
     let stop = Stop::default();
@@ -183,7 +184,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, String> {
         write(path, hgrm::text(run.total.latency()).as_bytes())?;
     }
     if let Some(why) = wrong {
-        return Err(why);
+        return Err(why.into());
     }
     Ok(exit_code(&run, verdicts.iter().any(|verdict| verdict.failed)))
 }
@@ -193,7 +194,7 @@ fn exit_code(run: &Run, missed: bool) -> ExitCode {
     if missed || nothing { ExitCode::from(MISSED) } else { ExitCode::SUCCESS }
 }
 
-fn plan(arguments: &RunArguments) -> Result<Plan, String> {
+fn plan(arguments: &Arguments) -> Result<Plan, String> {
     let load = &arguments.load;
     let timed = load.duration.or(load.requests.is_none().then_some(DEFAULT_DURATION));
     let duration = timed.map(|duration| duration + load.warmup);

@@ -1,5 +1,6 @@
 //! `sweep`: the latency-throughput curve, from low rates to past saturation.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::{print, write};
 const DEFAULT_STEPS: u32 = 10;
 
 #[derive(clap::Args)]
-pub(crate) struct SweepArguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     common: CommonArguments,
 
@@ -56,7 +57,7 @@ pub(crate) struct StepArguments {
 #[derive(Debug, Clone)]
 pub(crate) struct Rates(Vec<f64>);
 
-pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let stop = Stop::default();
     super::stop_on_signals(&stop)?;
     print(&format!("{}\n", sweep::heading()));

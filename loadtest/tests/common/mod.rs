@@ -12,7 +12,7 @@ use ringlane_loadtest::run::Asked;
 use ringlane_loadtest::schedule::Arrivals;
 
 /// Origins that do as their scripts say, each on a port of its own.
-pub fn origins(scripts: &[&str]) -> Running {
+pub(crate) fn origins(scripts: &[&str]) -> Running {
     let origin = |script: &&str| Origin {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         script: script.parse().expect("a right script"),
@@ -21,7 +21,7 @@ pub fn origins(scripts: &[&str]) -> Running {
 }
 
 /// A plan for all addresses alike, its requests numbered.
-pub fn plan(addresses: &[SocketAddr], load: PlannedLoad, duration: Duration) -> Plan {
+pub(crate) fn plan(addresses: &[SocketAddr], load: PlannedLoad, duration: Duration) -> Plan {
     let shape = Shape {
         method: Method::GET,
         fields: Vec::new(),
@@ -59,6 +59,6 @@ pub fn plan(addresses: &[SocketAddr], load: PlannedLoad, duration: Duration) -> 
     }
 }
 
-pub fn constant(per_second: f64) -> PlannedLoad {
+pub(crate) fn constant(per_second: f64) -> PlannedLoad {
     PlannedLoad::Open(Arrivals::Constant { per_second })
 }
