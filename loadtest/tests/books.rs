@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{constant, origins, plan};
+use common::{constant, origins, plan, wait_until};
 use ringlane_loadtest::engine::{self, PlannedLoad, RunError, Stop};
 use ringlane_loadtest::record::{Failure, Record};
 use ringlane_loadtest::schedule::Arrivals;
@@ -146,12 +146,4 @@ fn a_server_that_is_not_there_is_said_at_once() {
     assert!(matches!(refused, RunError::Connect(_)), "{refused}");
     let said = refused.to_string();
     assert!(said.contains(&nobody.to_string()) && said.contains("refused"), "{said}");
-}
-
-fn wait_until(mut holds: impl FnMut() -> bool) {
-    let limit = Instant::now() + 10 * SECOND;
-    while !holds() {
-        assert!(Instant::now() < limit, "it never held");
-        thread::yield_now();
-    }
 }

@@ -438,7 +438,9 @@ impl Drop for Core {
         for (_, slot) in self.slots.iter_mut() {
             let fds: &mut dyn Iterator<Item = RawFd> = match slot {
                 Slot::Socket(socket) => &mut std::iter::once(socket.fd),
-                Slot::Listener(listener) => &mut listener.accepted.drain(..),
+                Slot::Listener(listener) => {
+                    &mut listener.accepted.drain(..).chain(std::iter::once(listener.fd))
+                }
                 Slot::Event(_) => &mut std::iter::empty(),
             };
             for fd in fds {

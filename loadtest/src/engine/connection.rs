@@ -56,6 +56,10 @@ pub(super) async fn connection(state: Rc<RefCell<State>>, target: usize) {
     let waker = ring::current_waker().await;
     let index = {
         let mut state = state.borrow_mut();
+        if state.is_over {
+            return;
+        }
+        state.tasks += 1;
         let timer = state.ring.timer(waker.clone());
         let index = state.connections.len();
         state.connections.push(Connection {
@@ -72,8 +76,15 @@ pub(super) async fn connection(state: Rc<RefCell<State>>, target: usize) {
     };
     loop {
         ring::wait().await;
-        state.borrow_mut().look(index);
+        let mut state = state.borrow_mut();
+        if state.is_over {
+            break;
+        }
+        state.look(index);
     }
+    let mut state = state.borrow_mut();
+    state.tasks -= 1;
+    state.tell_main();
 }
 
 impl State {
@@ -81,6 +92,14 @@ impl State {
     pub(super) fn have_all_tried(&self) -> bool {
         let connecting = |at: &Connection| matches!(at.stage, Stage::Connecting);
         !self.connections.iter().any(connecting)
+    }
+
+    /// Closes all connections and wakes their tasks, which end.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
+        for connection in self.connections.drain(..) {
+            self.ring.wake(&connection.waker);
+        }
     }
 
     /// Sends a request on a connection that is idle, and in no list of those any more.

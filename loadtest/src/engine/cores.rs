@@ -141,7 +141,7 @@ impl Core {
     }
 
     async fn load(self, ring: Ring, plan: Plan) -> Result<(), RunError> {
-        let load = self.share_of(&plan).map_err(RunError::Schedule);
+        let load = self.share_of(&plan).map_err(RunError::Schedule)?;
         let cores = plan.threads.len();
         let share = |all: usize| all / cores + usize::from((self.number as usize) < all % cores);
         let settings = Settings {
@@ -152,14 +152,13 @@ impl Core {
             seed: plan.seed.wrapping_add(u64::from(self.number)),
         };
         let engine = Engine::new(&ring, &plan.requests, settings);
-        let load = load?;
         let connected = engine.connected().await;
         self.failed.fetch_or(connected.is_err(), Ordering::SeqCst);
         self.start.wait();
         self.began.store(true, Ordering::SeqCst);
-        connected.map_err(RunError::Connect)?;
         if self.failed.load(Ordering::SeqCst) {
-            return Ok(());
+            engine.end().await;
+            return connected.map_err(RunError::Connect);
         }
         let first = ticks_in(plan.warmup);
         let (stop, told, spare, number) = (self.stop, self.told, self.spare, self.number as usize);
@@ -173,6 +172,7 @@ impl Core {
             })
             .await;
         let _ = told.send((number, Told::Done { record: engine.take_record(), driven }));
+        engine.end().await;
         Ok(())
     }
 

@@ -21,7 +21,8 @@ use crate::schedule::Schedule;
 /// How often a caller is asked whether to go on; it divides a second.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
-/// Connections, and what is sent on them. They stay open from one load to the next.
+/// Connections, and what is sent on them. They stay open from one load to the next; `end` closes
+/// them, and has to be called before the ring's task returns.
 pub struct Engine {
     ring: Ring,
     state: Rc<RefCell<State>>,
@@ -139,6 +140,17 @@ impl Engine {
     /// What was recorded since a `tick` last took it.
     pub fn take_record(&self) -> Record {
         self.state.borrow_mut().record.take(Record::new())
+    }
+
+    /// Closes all connections, and waits until their tasks have ended: a task that waits when its
+    /// ring ends stays where it is, and what it owns with it.
+    pub async fn end(self) {
+        self.state.borrow_mut().main = Some(ring::current_waker().await);
+        self.state.borrow_mut().end();
+        while self.state.borrow().tasks > 0 {
+            ring::wait().await;
+        }
+        self.state.borrow_mut().main = None;
     }
 
     async fn open(

@@ -75,7 +75,11 @@ pub(super) struct State {
     pub(super) number: u64,
     pub(super) last_sent: Duration,
     pub(super) last_ended: Duration,
-    /// Whom to wake when a connection was made or refused, or nothing is under way any more.
+    /// Tasks of connections that have not ended; there are no more connections once `is_over`.
+    pub(super) tasks: usize,
+    pub(super) is_over: bool,
+    /// Whom to wake when a connection was made or refused, nothing is under way any more, or the
+    /// last task has ended.
     pub(super) main: Option<Waker>,
     rng: Rng,
 }
@@ -112,6 +116,8 @@ impl State {
             number: 0,
             last_sent: Duration::ZERO,
             last_ended: Duration::ZERO,
+            tasks: 0,
+            is_over: false,
             main: None,
             rng: Rng::new(settings.seed),
             ring,

@@ -139,6 +139,9 @@ impl Drop for Connection {
         self.wire.settle(&mut tally);
         tally.served.lost += self.wire.owed();
         self.site.forget(self.number);
+        if self.house.stopping.get() {
+            self.house.ring.wake(&self.house.waker);
+        }
     }
 }
 
@@ -425,7 +428,7 @@ impl Connection {
     fn look(&self) -> Result<Progress, Gone> {
         let progress = self.wire.settle(&mut self.site.tally.borrow_mut());
         let failed = progress.send_error.is_some() || matches!(progress.end, End::Failed(_));
-        if failed { Err(Gone) } else { Ok(progress) }
+        if failed || self.house.stopping.get() { Err(Gone) } else { Ok(progress) }
     }
 
     /// Waits for whatever comes next, and takes in what the client sends meanwhile.
@@ -462,7 +465,10 @@ impl Connection {
         socket.shutdown_write();
         let until = self.house.ring.elapsed() + LINGER;
         let _due = self.house.alarms.set(until, self.waker.clone());
-        while self.house.ring.elapsed() < until && socket.progress().end == End::Open {
+        while self.house.ring.elapsed() < until
+            && socket.progress().end == End::Open
+            && !self.house.stopping.get()
+        {
             while socket.take_piece().is_some() {}
             socket.receive(true);
             ring::wait().await;

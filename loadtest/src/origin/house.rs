@@ -43,10 +43,10 @@ pub(super) struct House {
     pub(super) alarms: Rc<Alarms>,
     origins: Vec<Rc<Site>>,
     /// Of the main task.
-    waker: Waker,
+    pub(super) waker: Waker,
     /// Listeners that there are.
     accepting: Cell<usize>,
-    stopping: Cell<bool>,
+    pub(super) stopping: Cell<bool>,
 }
 
 /// One origin.
@@ -108,7 +108,7 @@ pub(super) async fn serve(
             match message {
                 Message::Counts(reply) => drop(reply.try_send(house.counts())),
                 Message::Stop(reply) => {
-                    house.stop_accepting().await;
+                    house.end().await;
                     return drop(reply.try_send(house.counts()));
                 }
             }
@@ -143,11 +143,13 @@ async fn accept(house: Rc<House>, site: Rc<Site>, listener: TcpListener) {
 }
 
 impl House {
-    /// A listener is closed by the ring's driver, so it must go before the main task does.
-    async fn stop_accepting(&self) {
+    /// Listeners and connections are closed by the ring's driver, so they must go before the main
+    /// task does. What waited for its answer is lost.
+    async fn end(&self) {
         self.stopping.set(true);
         self.ring.wake_all();
-        while self.accepting.get() > 0 {
+        let open = |site: &Rc<Site>| !site.wires.borrow().is_empty();
+        while self.accepting.get() > 0 || self.origins.iter().any(open) {
             ring::wait().await;
         }
     }

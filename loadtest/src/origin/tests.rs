@@ -458,7 +458,10 @@ fn what_is_dropped_is_closed() {
     counted(&running, |total| total.waiting == 1);
     drop(running);
     for (client, address) in clients.into_iter().zip(addresses) {
-        assert!(client.rest().map_or(true, |rest| rest.is_empty()));
+        match client.rest() {
+            Ok(rest) => assert!(rest.is_empty()),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
         let refused = TcpStream::connect(address).map_err(|error| error.kind());
         assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
     }

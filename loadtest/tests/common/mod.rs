@@ -2,7 +2,8 @@
 #![allow(dead_code)] // Each test uses its part.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use ringlane_loadtest::engine::{Plan, PlannedLoad};
@@ -10,6 +11,9 @@ use ringlane_loadtest::origin::{self, Origin, Running};
 use ringlane_loadtest::request::{Shape, Target};
 use ringlane_loadtest::run::Asked;
 use ringlane_loadtest::schedule::Arrivals;
+
+/// Far more than anything here takes.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Origins that do as their scripts say, each on a port of its own.
 pub(crate) fn origins(scripts: &[&str]) -> Running {
@@ -61,4 +65,12 @@ pub(crate) fn plan(addresses: &[SocketAddr], load: PlannedLoad, duration: Durati
 
 pub(crate) fn constant(per_second: f64) -> PlannedLoad {
     PlannedLoad::Open(Arrivals::Constant { per_second })
+}
+
+pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) {
+    let limit = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < limit, "it never held");
+        thread::yield_now();
+    }
 }
