@@ -4,12 +4,16 @@
 //! Pure code on bytes in memory: `cargo bench --bench trace`. Fields are parsed beforehand, since
 //! they are for every request; what longer heads cost the kernel is measured by `proxybench`.
 
+mod common;
+
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use common::bounds::{report, timed};
+use common::heads::{FORMS, with_context};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use opentelemetry_http::{HttpClient, HttpError, Request as OtelRequest, Response};
 use opentelemetry_otlp::WithHttpConfig as _;
@@ -26,34 +30,8 @@ use ringlane::telemetry::trace::{Forms, Hop, Incoming, Places, Said, Spans, Trai
 
 const SEED: u64 = 7;
 
-const FORMS: [(&str, &str); 6] = [
-    ("nothing", ""),
-    ("b3", "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0\r\n"),
-    (
-        "x-b3",
-        "x-b3-traceid: 80f198ee56343ba864fe8b2a57d3eff7\r\nx-b3-spanid: e457b5a2e4d86bd1\r\n\
-        x-b3-parentspanid: 05e3ac9a4f6e3b90\r\nx-b3-sampled: 0\r\n",
-    ),
-    ("w3c", "traceparent: 00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-00\r\n"),
-    (
-        "l5d-ctx-trace",
-        "l5d-ctx-trace: 5Fe1ouTYa9EF46yaT247kGT+iypX0+/3AAAAAAAAAAKA8ZjuVjQ7qA==\r\n",
-    ),
-    (
-        "x-b3 and w3c",
-        "x-b3-traceid: 80f198ee56343ba864fe8b2a57d3eff7\r\nx-b3-spanid: e457b5a2e4d86bd1\r\n\
-        x-b3-parentspanid: 05e3ac9a4f6e3b90\r\nx-b3-sampled: 0\r\n\
-        traceparent: 00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-00\r\n\
-        tracestate: ringlane=1\r\n",
-    ),
-];
-
-fn head(context: &str) -> String {
-    format!("GET /articles HTTP/1.1\r\nHost: www.example.com\r\nAccept: */*\r\n{context}\r\n")
-}
-
 fn with_request<T>(context: &str, run: impl FnOnce(&Request<'_, '_>) -> T) -> T {
-    let bytes = head(context);
+    let bytes = with_context(context);
     let mut storage = FieldStorage::new();
     let parsed = RequestParser::default().parse(bytes.as_bytes(), &mut storage);
     let (request, _) = parsed.expect("valid").expect("whole");
@@ -142,6 +120,49 @@ fn contexts(criterion: &mut Criterion) {
         });
     }
     group.finish();
+    for (name, context) in FORMS {
+        let digits = hex_digits(context);
+        // Linkerd's is base64, of numbers as they are in memory.
+        if digits.is_empty() || name == "l5d-ctx-trace" {
+            continue;
+        }
+        with_request(context, |request| {
+            let what = format!("its {} digits by table", digits.len());
+            let bound = timed(what, || decoded(black_box(&digits)));
+            let work = timed("", || {
+                let request = black_box(request);
+                Incoming::read(request.fields, request.facts.seen)
+            });
+            report("trace context", &format!("read, {name}"), work, vec![bound]);
+        });
+    }
+}
+
+/// Of the fields' values.
+fn hex_digits(context: &str) -> Vec<u8> {
+    let values = context.lines().filter_map(|line| line.split_once(": "));
+    let values = values.filter(|(name, _)| *name != "tracestate");
+    values.flat_map(|(_, value)| value.bytes()).filter(u8::is_ascii_hexdigit).collect()
+}
+
+/// What digits are bound by: one load for each, and one number after the other.
+fn decoded(digits: &[u8]) -> [u64; 2] {
+    const VALUES: [u8; 256] = {
+        let mut values = [u8::MAX; 256];
+        let mut value = 0;
+        while value < 16 {
+            values[b"0123456789abcdef"[value] as usize] = value as u8;
+            value += 1;
+        }
+        values
+    };
+    digits.chunks(16).fold([0, 0], |[all, wrong], digits| {
+        let number = digits.iter().fold((all, wrong), |(number, wrong), &digit| {
+            let value = VALUES[digit as usize];
+            (number << 4 | u64::from(value), wrong | u64::from(value))
+        });
+        [all ^ number.0, number.1]
+    })
 }
 
 /// The bound is for a plain request: `nothing`, with the defaults of what goes on and is kept.
