@@ -222,6 +222,8 @@ pub(super) struct Core {
     disturbed: Vec<Key>,
     keeper: Option<Waker>,
     wheel: Wheel<TimerSlot>,
+    /// `Settings::gather`, where the kernel can.
+    pub(super) gather: Duration,
     /// When to wake whom, more exactly than the wheel can say.
     alarm: Option<(Duration, Waker)>,
     started: Instant,
@@ -251,6 +253,7 @@ impl Core {
             .setup_clamp()
             .setup_cqsize(settings.entries.saturating_mul(CQ_FACTOR));
         let uring: IoUring = builder.build(settings.entries)?;
+        let may_gather = uring.params().is_feature_min_timeout();
         let groups = [
             Group::new(&uring, Whose::Client as u16, settings.head_buffers)?,
             Group::new(&uring, Whose::Upstream as u16, settings.head_buffers)?,
@@ -266,6 +269,7 @@ impl Core {
             disturbed: Vec::new(),
             keeper: None,
             wheel: Wheel::new(0),
+            gather: if may_gather { settings.gather } else { Duration::ZERO },
             alarm: None,
             started: Instant::now(),
             turn_began: (Duration::ZERO, Duration::ZERO),

@@ -23,6 +23,8 @@ use super::{Ring, Settings};
 const PARK_MS: u64 = 100;
 /// How long closing what was dropped may take at the end.
 const LAST_TURNS: Duration = Duration::from_secs(1);
+/// Completions that end a park which gathers, early.
+const GATHERED: u32 = 512;
 /// Flags of `io_uring_enter(2)`.
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 8;
@@ -104,10 +106,17 @@ impl Core {
     fn enter(&mut self, park: Duration) {
         self.stats.enters += 1;
         let queued = self.uring.submission().len() as u32;
-        let timeout = Timespec::new().sec(park.as_secs()).nsec(park.subsec_nanos());
-        let arguments = SubmitArgs::new().timespec(&timeout);
         let parked = (!park.is_zero()).then(Instant::now);
-        let wanted = u32::from(!park.is_zero());
+        let (wanted, gather) = match parked {
+            None => (0, Duration::ZERO),
+            Some(_) if self.gather.is_zero() => (1, Duration::ZERO),
+            // As many as there may be: after `gather`, one is enough.
+            Some(_) => (GATHERED, self.gather),
+        };
+        let park = park.max(gather);
+        let timeout = Timespec::new().sec(park.as_secs()).nsec(park.subsec_nanos());
+        let arguments =
+            SubmitArgs::new().timespec(&timeout).min_wait_usec(gather.as_micros() as u32);
         let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
         // SAFETY: the arguments are those that the flags announce, and live until the call returns.
         let entered =

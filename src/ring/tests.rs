@@ -531,3 +531,28 @@ fn an_alarm_is_never_early_and_sooner_than_a_timer() {
     });
     assert!(stats.parked > Duration::from_millis(5), "it slept: {stats:?}");
 }
+
+/// Two hundred answers come one by one, and few turns see them.
+#[test]
+fn a_ring_that_gathers_takes_fewer_turns() {
+    let turns = |gather: Duration| {
+        let (address, sender) = peer(|mut stream| {
+            let began = Instant::now();
+            for nth in 1..=200_u32 {
+                while began.elapsed() < Duration::from_micros(100) * nth {
+                    thread::yield_now();
+                }
+                stream.write_all(b"x").expect("written");
+            }
+        });
+        let settings = Settings { gather, ..Settings::default() };
+        let stats = on_ring(settings, move |ring| async move {
+            let socket = connected(&ring, &address).await;
+            read_to_end(&socket, true).await;
+        });
+        sender.join().expect("sender");
+        stats.turns
+    };
+    let (one_by_one, gathered) = (turns(Duration::ZERO), turns(Duration::from_millis(5)));
+    assert!(gathered * 4 < one_by_one, "{gathered} turns, and {one_by_one} without");
+}

@@ -125,6 +125,7 @@ async fn run(
         head_buffers: settings.head_buffers,
         max_buffered_bytes: settings.max_buffered_bytes,
         spin: settings.spin,
+        gather: Duration::ZERO,
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
     let Given { started, plan, reporting } = given;

@@ -116,7 +116,7 @@ pub(crate) struct CommonArguments {
 
     /// How late the kernel may wake a thread, so that what is due within goes out at once: more of
     /// it takes less CPU per request, and shows in `lateness of sends`
-    #[arg(long, value_name = "TIME", default_value = "1us", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "0us", value_parser = values::duration)]
     slack: Duration,
 
     /// Seed of what is random

@@ -125,7 +125,7 @@ impl Core {
     fn run(self, plan: Plan) {
         let (number, told) = (self.number as usize, self.told.clone());
         let (start, failed, began) = (self.start.clone(), self.failed.clone(), self.began.clone());
-        let settings = ring::Settings::default();
+        let settings = ring::Settings { gather: plan.slack, ..Default::default() };
         let prepared = prepare(plan.threads[number], plan.slack);
         let ran = prepared.and_then(|()| {
             ring::run(&settings, move |ring| self.load(ring, plan)).map_err(RunError::Ring)?
