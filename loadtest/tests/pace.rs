@@ -1,14 +1,15 @@
-//! What the generator claims of itself, beside wrk on the same server: it sees what wrk misses, it
-//! keeps the rate that was asked, and costs no more. Needs wrk, and a release build that has the
-//! machine for itself.
+//! What the generator claims of itself, beside wrk on the same server: it sees what a closed loop
+//! misses, it keeps the rate that was asked, and costs no more. Needs wrk, and a release build that
+//! has the machine for itself.
 
 mod common;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{constant, origins, plan};
+use common::{constant, origin_on, origins, plan};
 use ringlane_loadtest::engine::{self, PlannedLoad, Stop};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,26 +17,32 @@ const CONNECTIONS: usize = 16;
 
 /// The server stands still for one second in ten. Of requests that are due at any time a tenth
 /// falls into it and waits for what is left of it: evenly spread up to a second, so that 99 % wait
-/// for less than 0.9 s. wrk's few connections wait once, and it counts sixteen long ones.
+/// for less than 0.9 s. The few connections of a closed loop wait once each, and it counts sixteen
+/// long ones among many thousands.
+///
+/// wrk (4.1.0) is a closed loop that corrects what it measured: it adds what it would have sent
+/// while it waited, at the mean pace of the whole run (`stats_correct`), and so comes near the truth
+/// too, after the fact. Here it is only shown.
 #[test]
-#[ignore = "needs wrk, and takes 20 s"]
+#[ignore = "needs wrk, and takes 30 s"]
 fn a_server_that_stops_cannot_hide() {
     let origins = origins(&["9s size=128; 1s stall"]);
     let address = origins.addresses()[0];
-    let mut plan = plan(&[address], constant(2_000.0), 10 * SECOND);
-    plan.connections = CONNECTIONS;
-    let run = engine::run(&plan, &Stop::default(), |_, _| {}).expect("a run");
-    let p99 = Duration::from_nanos(run.total.latency().value_at_quantile(0.99));
-    let service = Duration::from_nanos(run.total.service().value_at_quantile(0.99));
-    let wrk = wrk_p99(address);
-    println!("p99 {p99:?} from the intended start, {service:?} from the send; wrk's {wrk:?}");
-    assert!(p99 > Duration::from_millis(850) && p99 < Duration::from_millis(950), "{p99:?}");
-    assert!(wrk < Duration::from_millis(100), "{wrk:?}");
-    assert_eq!(run.total.errors() + run.total.never_sent_total(), 0);
+    let p99 = |load: PlannedLoad| {
+        let mut plan = plan(&[address], load, 10 * SECOND);
+        plan.connections = CONNECTIONS;
+        let run = engine::run(&plan, &Stop::default(), |_, _| {}).expect("a run");
+        assert_eq!(run.total.errors() + run.total.never_sent_total(), 0);
+        Duration::from_nanos(run.total.latency().value_at_quantile(0.99))
+    };
+    let (open, closed) = (p99(constant(2_000.0)), p99(PlannedLoad::Closed));
+    println!("p99 {open:?}; of a closed loop {closed:?}; wrk says {:?}", wrk_p99(address));
+    assert!(open > Duration::from_millis(850) && open < Duration::from_millis(950), "{open:?}");
+    assert!(closed < Duration::from_millis(100), "{closed:?}");
 }
 
 #[test]
-#[ignore = "measures, and takes 20 s"]
+#[ignore = "measures, and takes 30 s"]
 fn the_rate_is_kept_up_to_four_fifths_of_saturation() {
     let origins = origins(&[""]);
     let closed = plan(origins.addresses(), PlannedLoad::Closed, 2 * SECOND);
@@ -43,13 +50,66 @@ fn the_rate_is_kept_up_to_four_fifths_of_saturation() {
     let saturation = closed.answered_per_second();
     for share in [0.2, 0.5, 0.8] {
         let rate = (saturation * share).round();
-        let plan = plan(origins.addresses(), constant(rate), 4 * SECOND);
+        let plan = plan(origins.addresses(), constant(rate), 8 * SECOND);
         let run = engine::run(&plan, &Stop::default(), |_, _| {}).expect("a run");
         let achieved = run.rate_achieved().expect("an open loop");
         println!("{rate} of {saturation:.0} a second: {achieved}");
         assert!((achieved - 1.0).abs() < 0.001, "{achieved} at {rate}");
         assert_eq!(run.total.errors() + run.total.never_sent_total(), 0);
     }
+}
+
+/// In turns of two seconds on a core of their own, the server on the other: what each used of the
+/// processor by its own account of itself, for each of its requests. wrk is at its limit, the open
+/// loop close to that of wrk, and gathers what is due within a tenth of a millisecond.
+#[test]
+#[ignore = "needs wrk and two cores, measures, and takes 40 s"]
+fn a_request_costs_no_more_than_one_of_wrk() {
+    let origins = origin_on(1);
+    let url = format!("http://{}/", origins.addresses()[0]);
+    let mut ratios = Vec::new();
+    for round in 0..9 {
+        let (wrk_us, text) = cpu_us(&["wrk", "-t1", "-c64", "-d2s", &url]);
+        let requests = text.split(" requests in").next().and_then(|text| text.rsplit(' ').next());
+        let requests: f64 = requests.and_then(|text| text.parse().ok()).expect("wrk's requests");
+        let rate = (requests / 2.0 * 0.95).round().to_string();
+        let loadtest = env!("CARGO_BIN_EXE_ringlane-loadtest");
+        let (our_us, text) = cpu_us(&[
+            loadtest, "run", &url, "-c", "64", "-d", "2s", "-r", &rate, "--slack", "100us",
+            "--quiet", "--json", "-",
+        ]);
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let sent = json["sent_total"].as_f64().expect("a count");
+        let (wrk_us, our_us) = (wrk_us / requests, our_us / sent);
+        println!(
+            "{round}: wrk {wrk_us:.2} us at {:.0}/s, {our_us:.2} us at {rate}/s",
+            requests / 2.0
+        );
+        ratios.push(our_us / wrk_us);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "CPU per request, to wrk's: {:.3}, from {:.3} to {:.3}",
+        ratios[4], ratios[0], ratios[8]
+    );
+    assert!(ratios[4] <= 1.0, "{ratios:?}");
+}
+
+/// Runs a command on core 0: microseconds of processor time that it used, and what it printed.
+fn cpu_us(command: &[&str]) -> (f64, String) {
+    let before = children_us();
+    let ran = Command::new("taskset").args(["-c", "0"]).args(command).output().expect("run");
+    assert!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    (children_us() - before, String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+/// Of children that have ended, user and system: fields 16 and 17 of /proc/self/stat (proc(5)), in
+/// hundredths of a second.
+fn children_us() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("/proc/self/stat");
+    let after_name = stat.rsplit(')').next().expect("a name in brackets");
+    let ticks = after_name.split_whitespace().skip(13).take(2);
+    ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() * 10_000.0
 }
 
 fn wrk_p99(address: SocketAddr) -> Duration {

@@ -24,6 +24,13 @@ pub(crate) fn origins(scripts: &[&str]) -> Running {
     origin::start(scripts.iter().map(origin).collect(), None).expect("origins")
 }
 
+/// One that answers at once, on a core of its own.
+pub(crate) fn origin_on(core: usize) -> Running {
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let script = "".parse().expect("a right script");
+    origin::start(vec![Origin { address, script }], Some(core)).expect("an origin")
+}
+
 /// A plan for all addresses alike, its requests numbered.
 pub(crate) fn plan(addresses: &[SocketAddr], load: PlannedLoad, duration: Duration) -> Plan {
     let shape = Shape {
