@@ -2,9 +2,9 @@
 //! recorded of it, how a run is judged and shown, the engine that does it
 //! over sockets, and an origin by script to do it to.
 //!
-//! Apart from `engine` and `origin` everything here is pure: time and randomness are arguments, so that a run of
-//! an hour is tested in a moment. The reader of responses shares nothing with the proxy's parser,
-//! which it judges.
+//! Apart from `engine`, `origin` and `compare` everything here is pure: time and randomness are
+//! arguments, so that a run of an hour is tested in a moment. The reader of responses shares
+//! nothing with the proxy's parser, which it judges.
 
 #![forbid(unsafe_code)]
 
@@ -26,5 +26,7 @@ pub mod thresholds;
 
 pub mod capacity;
 pub mod sweep;
+
+pub mod compare;
 
 pub mod values;

@@ -24,6 +24,8 @@ enum Command {
     Sweep(Box<commands::sweep::Arguments>),
     /// Find the highest rate that holds an objective
     Capacity(Box<commands::capacity::Arguments>),
+    /// Measure this proxy and its peers side by side
+    Compare(Box<commands::compare::Arguments>),
     /// Serve by script until SIGINT or SIGTERM, and say then what was served, as JSON; GET
     /// /loadtest/counts says it before
     Origin(commands::origin::Arguments),
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run::run(&arguments),
         Command::Sweep(arguments) => commands::sweep::run(&arguments),
         Command::Capacity(arguments) => commands::capacity::run(&arguments),
+        Command::Compare(arguments) => commands::compare::run(&arguments),
         Command::Origin(arguments) => commands::origin::run(arguments),
     };
     match done {

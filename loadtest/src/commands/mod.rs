@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 pub(crate) mod capacity;
+pub(crate) mod compare;
 pub(crate) mod origin;
 pub(crate) mod run;
 pub(crate) mod sweep;

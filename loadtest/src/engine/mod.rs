@@ -26,5 +26,5 @@ mod job;
 mod state;
 
 pub use self::cores::{RunError, Stop, run};
-pub use self::drive::{ConnectError, Driven, Engine};
+pub use self::drive::{ConnectError, Driven, Engine, Go};
 pub use self::job::{Kind, Load, Plan, PlannedLoad, Settings};

@@ -1,0 +1,43 @@
+//! What the figures were measured on, and what this process asks of it.
+
+use std::fs;
+use std::num::NonZeroU64;
+use std::thread;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::set_current_timer_slack;
+
+/// How late the kernel may wake the load's thread: not by the 50 us that it has by default.
+const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).expect("not 0");
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// As /proc/cpuinfo calls it.
+    pub cpu: String,
+    pub cores: usize,
+    pub kernel: String,
+}
+
+impl Machine {
+    pub fn this() -> Machine {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let processors = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+        let allowed = thread::available_parallelism().map_or(1, usize::from);
+        Machine {
+            cpu: model.map_or("unknown", |text| text.trim_start_matches([' ', '\t', ':'])).into(),
+            cores: processors.max(allowed),
+            kernel: kernel.trim().to_owned(),
+        }
+    }
+}
+
+/// As many files as it may have, which proxies inherit, and timely wake-ups. Where it is refused,
+/// what follows says what is missing.
+pub(super) fn prepare() {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    let _ = setrlimit(Resource::Nofile, files);
+    let _ = set_current_timer_slack(Some(TIMER_SLACK_NS));
+}
