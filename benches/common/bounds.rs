@@ -81,8 +81,12 @@ pub fn report(group: &str, item: &str, work: Timed<'_>, bounds: Vec<Timed<'_>>) 
     }
     let nanos = |of: usize| median(rounds.iter().map(|round| round[of]));
     let ratio = |of: usize| median(rounds.iter().map(|round| round[0] / round[of]));
-    let bound = if ratio(1) > NEAR { "its own instructions" } else { all[1].what.as_str() };
-    let mut line = format!("{group}, {item}: {}, bound by {bound}", shown(nanos(0)));
+    let bound = match ratio(1) {
+        ..1.0 => "nothing that was measured".to_owned(),
+        ..=NEAR => format!("bound by {}", all[1].what),
+        _ => "bound by what it does itself".to_owned(),
+    };
+    let mut line = format!("{group}, {item}: {}, {bound}", shown(nanos(0)));
     for (of, bound) in all.iter().enumerate().skip(1) {
         line += if of == 1 { ": " } else { ", " };
         line += &format!("{:.2} times {} ({})", ratio(of), bound.what, shown(nanos(of)));

@@ -56,9 +56,11 @@ fn each_proxy_has_its_turns_in_each_round() {
             LoadAt::Rate(_) => assert_eq!(turn.answered, 100, "{turn:?}"),
         }
     }
-    // Who is first changes by round.
+    // Who is first changes.
     let firsts: Vec<usize> = turns.iter().step_by(2).map(|turn| turn.lane).collect();
-    assert_eq!(firsts, [0, 0, 1, 1, 0, 0]);
+    assert!(firsts.contains(&0) && firsts.contains(&1), "{firsts:?}");
+    let cpu = &compared.measured.round_cpu_ns;
+    assert!(cpu.len() == 3 && cpu.iter().flatten().all(|nanos| *nanos > 0), "{cpu:?}");
     let works = summary::works(&compared);
     let p50 = works[0].rows.iter().find(|row| row.figure == Figure::P50).expect("a row");
     assert!(p50.medians[1].expect("a median") >= 5e6, "{p50:?}");
@@ -133,7 +135,10 @@ fn a_proxy_is_as_good_as_itself() {
     for row in &summary::works(&compared)[0].rows {
         if matches!(row.figure, Figure::Cpu | Figure::Throughput) {
             let ratio = row.to_first[1].expect("a ratio");
-            assert!(ratio.is_one_within(5.0), "{row:?}");
+            // Two processes differ by more than chance has it within each: memory lies elsewhere.
+            let error = ratio.error.expect("thirty rounds");
+            assert!(error < 0.2, "a machine on which nothing can be measured: {row:?}");
+            assert!((ratio.median - 1.0).abs() <= (5.0 * error).max(0.05), "{row:?}");
         }
     }
 }

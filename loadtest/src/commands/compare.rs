@@ -21,6 +21,8 @@ const DEFAULT_SHARES: [f64; 3] = [25.0, 50.0, 80.0];
 const DEFAULT_WORKS: [&str; 5] = ["128/64", "128/1", "128/1024", "64k/32", "1m/32"];
 /// What the first proxy is called when it comes a second time.
 const AGAIN: &str = "again";
+/// All works' connections stay open to the end: below what the peers' configurations have room for.
+const MAX_CONNECTIONS: usize = 7_000;
 /// Something was not answered as it should be.
 const FAULTS: u8 = 2;
 
@@ -167,6 +169,13 @@ fn asked(arguments: &Arguments) -> Result<Asked, String> {
     }
     if let Some(twice) = (1..works.len()).find(|at| works[..*at].contains(&works[*at])) {
         return Err(format!("--work {} is given twice; allowed: once each", works[twice]));
+    }
+    let connections: usize = works.iter().map(|work| work.connections).sum();
+    if connections > MAX_CONNECTIONS {
+        return Err(format!("{connections} connections in all works; allowed: {MAX_CONNECTIONS}"));
+    }
+    if arguments.proxy_core == arguments.load_core {
+        return Err("proxies and load share a core; allowed: two that differ".into());
     }
     let rates = match &arguments.rates {
         Some(PerSecond(rates)) => Rates::PerSecond(rates.clone()),

@@ -23,8 +23,8 @@ const CONNECTIONS: usize = 16_000;
 const IDLE_S: usize = 3_600;
 /// Without end: as one worker would have it at 100,000 a second for a day.
 const REQUESTS_PER_CONNECTION: u64 = 10_000_000_000;
-/// What Ringlane keeps by default, which nginx has to be told.
-const KEPT: usize = 1_024;
+/// Idle connections to each origin, for all as many as their clients may need.
+const KEPT: usize = CONNECTIONS / 2;
 
 /// Metrics, tracing's context and forwarded headers are on, as they are by default.
 pub fn ringlane(sites: &[Site], core: usize) -> String {
@@ -47,7 +47,8 @@ pub fn ringlane(sites: &[Site], core: usize) -> String {
             &mut services,
             format_args!(
                 "  size_{body_bytes}:\n    endpoints: [{endpoints}]\n    \
-                 balancer: {{kind: least_loaded}}\n    pool: {{idle_ms: {idle_ms}}}\n"
+                 balancer: {{kind: least_loaded}}\n    \
+                 pool: {{idle_ms: {idle_ms}, max_idle: {KEPT}}}\n"
             ),
         );
     }
@@ -55,12 +56,14 @@ pub fn ringlane(sites: &[Site], core: usize) -> String {
 }
 
 /// As its configuration manual has it. `http-reuse always`: any client's request may go over any
-/// kept connection. Kept connections are not purged while it rests.
+/// kept connection. Kept connections are not purged while it rests, nor because there are many
+/// (tune.pool-high-fd-ratio, 25 % by default).
 pub fn haproxy(sites: &[Site]) -> String {
     // It counts clients alone, and needs two sockets for each.
     let clients = CONNECTIONS / 2;
     let mut out = format!(
-        "global\n    nbthread 1\n    maxconn {clients}\n\n\
+        "global\n    nbthread 1\n    maxconn {clients}\n    \
+         tune.pool-high-fd-ratio 100\n    tune.pool-low-fd-ratio 100\n\n\
          defaults\n    mode http\n    timeout connect 5s\n    timeout client {IDLE_S}s\n    \
          timeout server {IDLE_S}s\n    timeout http-keep-alive {IDLE_S}s\n    \
          http-reuse always\n    \

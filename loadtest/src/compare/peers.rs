@@ -49,8 +49,11 @@ impl Peer {
     pub fn find(self) -> Option<PathBuf> {
         let named = env::var_os(self.variable()).filter(|path| !path.is_empty());
         let found = named.map(PathBuf::from).or_else(|| {
-            let folders = env::var_os("PATH")?;
+            let folders = env::var_os("PATH").unwrap_or_default();
+            // Daemons live in sbin, which is not on every user's path.
+            let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
             env::split_paths(&folders)
+                .chain(sbin)
                 .map(|folder| folder.join(self.name()))
                 .find(|it| it.is_file())
         })?;

@@ -53,14 +53,18 @@ fn ringlane_takes_its_configuration() {
     config.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
 }
 
-/// Needs haproxy, nginx and Envoy (HAPROXY, NGINX, ENVOY or PATH).
+/// Needs haproxy and nginx (HAPROXY, NGINX or PATH); Envoy, of which there is no package, is held to
+/// its configuration where it is.
 #[test]
-#[ignore = "needs haproxy, nginx and Envoy"]
+#[ignore = "needs haproxy and nginx"]
 fn peers_take_their_configurations() {
     let folder = env::temp_dir().join(format!("accepted-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     for peer in Peer::ALL {
-        let program = peer.find().unwrap_or_else(|| panic!("{} is not installed", peer.name()));
+        let Some(program) = peer.find() else {
+            assert_eq!(peer, Peer::Envoy, "{} is not installed", peer.name());
+            continue;
+        };
         let mut candidate = peer.candidate(&program);
         assert!(candidate.version().contains(char::is_numeric), "{}", candidate.version());
         candidate.command = peer.check(&program);

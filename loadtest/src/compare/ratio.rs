@@ -12,13 +12,15 @@ use std::collections::BTreeMap;
 /// A figure of each round.
 pub type ByRound = BTreeMap<u32, f64>;
 
+/// With fewer, the two ratios at the ends are between what the median is in less than 95 of 100 cases.
+const LEAST_ROUNDS: usize = 6;
 /// Standard errors between the median and either end of its interval of 95 %.
 const Z: f64 = 1.96;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     pub median: f64,
-    /// `None`: one round does not say how far off it is.
+    /// `None`: so few rounds do not say how far off it is.
     pub error: Option<f64>,
     pub rounds: usize,
 }
@@ -54,7 +56,7 @@ fn median_of(figures: &mut [f64]) -> Option<f64> {
 
 fn error_of_median(sorted: &[f64]) -> Option<f64> {
     let count = sorted.len();
-    if count < 2 {
+    if count < LEAST_ROUNDS {
         return None;
     }
     // From either end, beginning with 1; with few rounds it is the ends themselves.
@@ -84,8 +86,10 @@ mod tests {
         // The medians are 2 and 3; in each round it is one half or less.
         let found = ratio(&[1.0, 2.0, 30.0], &[2.0, 5.0, 60.0]);
         assert_eq!((found.median, found.rounds), (0.5, 3));
-        // 2 - 1.96 * 0.866 = 0.3, so the ends: (0.5 - 0.4) / 3.92.
-        assert!(near(found.error.expect("three rounds"), 0.1 / 3.92), "{found:?}");
+        assert_eq!(found.error, None, "three rounds do not say");
+        // 3.5 - 1.96 * 1.225 = 1.1, so the ends: (0.5 - 0.4) / 3.92.
+        let found = ratio(&[1.0, 2.0, 30.0, 1.0, 1.0, 1.0], &[2.0, 5.0, 60.0, 2.0, 2.0, 2.0]);
+        assert!(near(found.error.expect("six rounds"), 0.1 / 3.92), "{found:?}");
     }
 
     #[test]
@@ -117,9 +121,9 @@ mod tests {
         let found = ratio(&[3.0], &[3.0]);
         assert_eq!((found.median, found.error), (1.0, None));
         assert!(!found.is_one_within(100.0));
-        let found = ratio(&[0.99, 1.0, 1.03], &[1.0; 3]);
+        let found = ratio(&[0.97, 0.98, 1.0, 1.0, 1.02, 1.03], &[1.0; 6]);
         assert!(found.is_one_within(0.0), "{found:?}");
-        let found = ratio(&[1.02, 1.03, 1.04], &[1.0; 3]);
+        let found = ratio(&[1.02, 1.02, 1.03, 1.03, 1.04, 1.04], &[1.0; 6]);
         assert!(found.is_one_within(6.0) && !found.is_one_within(5.0), "{found:?}");
     }
 

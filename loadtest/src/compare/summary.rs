@@ -140,7 +140,10 @@ pub fn works(compared: &Compared) -> Vec<WorkSummary> {
         }
         let rates = compared.measured.rates[number].clone();
         let rows = shown(rates.len());
-        let rows = rows.into_iter().map(|(figure, load)| row(figure, load, &turns, &is_peer));
+        // Who answers wrong may do so at little cost, and is nobody's measure.
+        let is_measure: Vec<bool> =
+            is_peer.iter().zip(&faults).map(|(peer, faults)| *peer && faults.is_empty()).collect();
+        let rows = rows.into_iter().map(|(figure, load)| row(figure, load, &turns, &is_measure));
         WorkSummary { work: *work, rows: rows.collect(), rates, faults }
     };
     compared.asked.works.iter().enumerate().map(summary).collect()
@@ -154,8 +157,29 @@ fn shown(rates: usize) -> Vec<(Figure, LoadAt)> {
     for figure in [Figure::Cpu, Figure::P50, Figure::P99] {
         shown.extend(loads.iter().map(|load| (figure, *load)));
     }
-    shown.extend([Figure::ProxyBusy, Figure::LoadBusy].map(|it| (it, LoadAt::Saturation)));
+    for figure in [Figure::ProxyBusy, Figure::LoadBusy] {
+        shown.extend(loads.iter().map(|load| (figure, *load)));
+    }
     shown
+}
+
+/// CPU time for a request over whole rounds, all works together: with what a proxy does now and then
+/// and seldom in its own turns. `None`: there was no round.
+pub fn whole(compared: &Compared) -> Option<Row> {
+    let is_peer: Vec<bool> = compared.asked.candidates.iter().map(|it| it.peer.is_some()).collect();
+    let by_round = |lane: usize| -> ByRound {
+        let rounds = (0..).zip(&compared.measured.round_cpu_ns);
+        let figure = |(round, cpu_ns): (u32, &Vec<u64>)| {
+            let turns = compared.measured.turns.iter();
+            let of_round = turns.filter(|turn| (turn.round, turn.lane) == (round, lane));
+            let answered: u64 = of_round.map(|turn| turn.answered).sum();
+            (answered > 0).then(|| (round, cpu_ns[lane] as f64 / answered as f64))
+        };
+        rounds.filter_map(figure).collect()
+    };
+    let rounds: Vec<ByRound> = (0..is_peer.len()).map(by_round).collect();
+    let any = rounds.iter().any(|figures| !figures.is_empty());
+    any.then(|| compared_row(Figure::Cpu, LoadAt::Saturation, &rounds, &is_peer))
 }
 
 fn row(figure: Figure, load: LoadAt, turns: &[&Turn], is_peer: &[bool]) -> Row {
@@ -164,6 +188,10 @@ fn row(figure: Figure, load: LoadAt, turns: &[&Turn], is_peer: &[bool]) -> Row {
         turns.filter_map(|turn| Some((turn.round, figure.of(turn)?))).collect()
     };
     let rounds: Vec<ByRound> = (0..is_peer.len()).map(by_round).collect();
+    compared_row(figure, load, &rounds, is_peer)
+}
+
+fn compared_row(figure: Figure, load: LoadAt, rounds: &[ByRound], is_peer: &[bool]) -> Row {
     let medians: Vec<Option<f64>> = rounds.iter().map(ratio::median).collect();
     let best = figure.more_is_better().and_then(|more| best(&medians, is_peer, more));
     let to = |other: Option<usize>, lane: usize| {
@@ -182,10 +210,11 @@ fn row(figure: Figure, load: LoadAt, turns: &[&Turn], is_peer: &[bool]) -> Row {
     }
 }
 
-/// The best of the peers; without any, the first proxy.
+/// The best of the peers; without any, the first proxy. Nothing is no figure, and less than that of
+/// memory neither.
 fn best(medians: &[Option<f64>], is_peer: &[bool], more_is_better: bool) -> Option<usize> {
     let peers = (0..medians.len()).filter(|lane| is_peer[*lane]);
-    let peers = peers.filter_map(|lane| Some((lane, medians[lane]?)));
+    let peers = peers.filter_map(|lane| Some((lane, medians[lane].filter(|it| *it > 0.0)?)));
     let order = |left: &(usize, f64), right: &(usize, f64)| match more_is_better {
         true => right.1.total_cmp(&left.1),
         false => left.1.total_cmp(&right.1),

@@ -12,7 +12,7 @@ use crate::plot;
 /// CPU time per request in us: ours, ours again, haproxy, nginx. The machine slows down from round
 /// to round, for all of them alike.
 const CPU_US: [f64; 4] = [10.0, 10.0, 20.0, 25.0];
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 7;
 
 fn turn(round: u32, lane: usize, load: LoadAt) -> Turn {
     let slower = f64::from(round + 1);
@@ -46,7 +46,7 @@ fn sample() -> Compared {
             }
         }
     }
-    turns[4].faults = BTreeMap::from([("status 503".to_owned(), 1_234)]);
+    turns[2].faults = BTreeMap::from([("status 503".to_owned(), 1_234)]);
     let idle = |bytes: f64| Idle { steps: vec![(500, bytes * 500.0), (1_000, bytes * 1_000.0)] };
     Compared {
         asked: Asked {
@@ -63,7 +63,15 @@ fn sample() -> Compared {
         versions: ["ringlane 1", "ringlane 1", "HAProxy 2", "nginx 1"].map(String::from).into(),
         peak_bytes: vec![3 << 20; 4],
         idle: [600.0, 600.0, 3_000.0, 1_200.0].map(idle).into(),
-        measured: Measured { rates: vec![vec![20_000.0]], rounds: ROUNDS, turns },
+        measured: Measured {
+            rates: vec![vec![20_000.0]],
+            rounds: ROUNDS,
+            // 2,000 answers in each round, at a tenth more than in their turns.
+            round_cpu_ns: (0..ROUNDS)
+                .map(|round| CPU_US.map(|us| (us * f64::from(round + 1) * 2.2e6) as u64).into())
+                .collect(),
+            turns,
+        },
     }
 }
 
@@ -78,12 +86,12 @@ fn each_figure_is_compared_with_its_best_peer() {
     let rows = &works[0].rows;
     for load in [LoadAt::Saturation, LoadAt::Rate(0)] {
         let cpu = find(rows, Figure::Cpu, load);
-        assert_eq!(cpu.medians[0], Some(30_000.0));
+        assert_eq!(cpu.medians[0], Some(40_000.0));
         assert_eq!(cpu.best, Some(2));
         let ratios: Vec<_> = cpu.to_best.iter().map(|it| it.map(|it| it.median)).collect();
         assert_eq!(ratios, [Some(0.5), Some(0.5), None, Some(1.25)]);
         let again = cpu.to_first[1].expect("a ratio");
-        assert_eq!((again.median, again.error, again.rounds), (1.0, Some(0.0), 5));
+        assert_eq!((again.median, again.error, again.rounds), (1.0, Some(0.0), 7));
         assert_eq!(find(rows, Figure::P99, load).best, Some(3));
     }
     let throughput = find(rows, Figure::Throughput, LoadAt::Saturation);
@@ -121,17 +129,36 @@ fn a_proxy_that_answered_nothing_has_no_figures() {
     assert!((cpu.to_best[0].expect("a ratio").median - 0.4).abs() < 1e-9);
 }
 
+/// A 503 costs little.
+#[test]
+fn a_peer_that_is_not_right_is_no_measure() {
+    let mut compared = sample();
+    compared.measured.turns[4].faults = BTreeMap::from([("status 503".to_owned(), 1)]);
+    let works = works(&compared);
+    let cpu = find(&works[0].rows, Figure::Cpu, LoadAt::Saturation);
+    assert_eq!((cpu.best, cpu.medians[2]), (Some(3), Some(80_000.0)));
+}
+
+#[test]
+fn whole_rounds_have_what_is_done_between_turns() {
+    let row = whole(&sample()).expect("rounds");
+    let round = |value: Option<f64>| value.map(f64::round);
+    assert_eq!(round(row.medians[0]), Some(44_000.0));
+    assert_eq!(row.best, Some(2));
+    assert!((row.to_best[0].expect("a ratio").median - 0.5).abs() < 1e-6);
+}
+
 #[test]
 fn the_table_says_all_of_it() {
     let text = table::text(&sample(), "ringlane-loadtest compare --twice");
     for expected in [
         "A CPU, 2 cores, Linux 6.18",
         "ringlane-loadtest compare --twice",
-        "5 rounds, turns of 200ms; proxies on core 0, load and origins on core 1",
+        "7 rounds, turns of 200ms; proxies on core 0, load and origins on core 1",
         "haproxy: HAProxy 2 (/x/peer -db -f {config}); at most 3.00 MiB of memory",
         "the ratio to the best peer of the line (=)",
         "128 B of body, 64 connections",
-        "! haproxy was not right: status 503: 1,234",
+        "! again was not right: status 503: 1,234",
         "128 B of body, 64 connections: ratios to ringlane",
     ] {
         assert!(text.contains(expected), "no `{expected}` in\n{text}");
@@ -144,11 +171,16 @@ fn the_table_says_all_of_it() {
             .collect::<Vec<_>>()
     };
     let cpu = line("CPU per request, 20,000/s").join(" ");
-    let ours = "30.0 \u{b5}s 0.500 \u{b1}0.000";
-    let peers = "60.0 \u{b5}s = 75.0 \u{b5}s 1.250 \u{b1}0.000";
+    let ours = "40.0 \u{b5}s 0.500 \u{b1}0.000";
+    let peers = "80.0 \u{b5}s = 100 \u{b5}s 1.250 \u{b1}0.000";
     assert!(cpu.ends_with(&format!("{ours} {ours} {peers}")), "{cpu}");
-    let idle = line("per connection").join(" ");
-    assert_eq!(idle, "per connection 600 B 0.500 600 B 0.500 3000 B 2.500 1200 B =");
+    let whole = line("CPU per request  ").join(" ");
+    assert!(whole.contains("0.500") && whole.contains("88.0 \u{b5}s ="), "{whole}");
+    let idle = line("each of the last").join(" ");
+    assert_eq!(
+        idle,
+        "each of the last three quarters 600 B 0.500 600 B 0.500 3000 B 2.500 1200 B ="
+    );
 }
 
 #[test]
@@ -169,9 +201,9 @@ fn markdown_has_rows_as_long_as_its_head() {
 fn json_has_each_turn() {
     let text = json::text(&sample(), "x");
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(value["turns"].as_array().map(Vec::len), Some(40));
+    assert_eq!(value["turns"].as_array().map(Vec::len), Some(56));
     assert_eq!(value["turns"][1]["rate_per_second"], 20_000.0);
-    assert_eq!(value["turns"][4]["faults"]["status 503"], 1_234);
+    assert_eq!(value["turns"][2]["faults"]["status 503"], 1_234);
     assert_eq!(value["works"][0]["figures"][0]["best"], "haproxy");
     let cpu = &value["works"][0]["figures"][1];
     assert_eq!(cpu["figure"], "cpu_ns_per_request");

@@ -75,12 +75,12 @@ fn header(compared: &Compared, command_line: &str) -> Vec<String> {
     };
     lines.push(format!(
         "medians over all rounds; beside them the ratio to {to} ({BEST}), the median of the \
-         rounds' ratios, and its standard error"
+         rounds' ratios, and its standard error: of the rounds, not of starting a proxy anew"
     ));
     if let Rates::PercentOfSlowest(shares) = &asked.rates {
         let shares: Vec<String> = shares.iter().map(f64::to_string).collect();
         let shares = shares.join(", ");
-        lines.push(format!("rates: {shares} % of what the slowest reached in a warm round"));
+        lines.push(format!("rates: {shares} % of what the slowest reached in warm rounds"));
     }
     lines
 }
@@ -95,24 +95,37 @@ fn tables(compared: &Compared) -> Vec<Table> {
             tables.push(builds_table(&summary, &names[..ours]));
         }
     }
+    tables.extend(whole_table(compared, &names));
     tables.extend(idle_table(compared, &names));
     tables
 }
 
-fn work_table(summary: &WorkSummary, names: &[&str]) -> Table {
-    let line = |row: &Row| {
-        let cell = |lane: usize| {
-            let Some(median) = row.medians[lane] else { return "-".to_owned() };
-            let beside = match row.to_best[lane] {
-                Some(ratio) => show(ratio),
-                None if row.best == Some(lane) => BEST.to_owned(),
-                None => String::new(),
-            };
-            format!("{}  {beside:>RATIO_WIDTH$}", row.figure.show(median))
+fn cells(row: &Row, label: String) -> Vec<String> {
+    let cell = |lane: usize| {
+        let Some(median) = row.medians[lane] else { return "-".to_owned() };
+        let beside = match row.to_best[lane] {
+            Some(ratio) => show(ratio),
+            None if row.best == Some(lane) => BEST.to_owned(),
+            None => String::new(),
         };
-        let cells = (0..names.len()).map(cell);
-        [row.label(&summary.rates)].into_iter().chain(cells).collect()
+        format!("{}  {beside:>RATIO_WIDTH$}", row.figure.show(median))
     };
+    [label].into_iter().chain((0..row.medians.len()).map(cell)).collect()
+}
+
+/// What is done once a second is in no turn's median.
+fn whole_table(compared: &Compared, names: &[&str]) -> Option<Table> {
+    let row = summary::whole(compared)?;
+    Some(Table {
+        title: "whole rounds: all works, and what is done between turns".to_owned(),
+        head: head(names),
+        lines: vec![cells(&row, "CPU per request".to_owned())],
+        notes: Vec::new(),
+    })
+}
+
+fn work_table(summary: &WorkSummary, names: &[&str]) -> Table {
+    let line = |row: &Row| cells(row, row.label(&summary.rates));
     Table {
         title: title(summary),
         head: head(names),
@@ -154,10 +167,18 @@ fn idle_table(compared: &Compared, names: &[&str]) -> Option<Table> {
     };
     let cells: Vec<String> = bytes.iter().enumerate().map(cell).collect();
     let connections = units::count(compared.asked.idle_connections as u64);
+    let grown = compared.idle.iter().map(|idle| {
+        let (_, bytes) = idle.steps.last().copied().unwrap_or_default();
+        units::bytes(bytes.max(0.0))
+    });
+    let line = |label: &str, cells: Vec<String>| [vec![label.to_owned()], cells].concat();
     (!bytes.is_empty()).then(|| Table {
-        title: format!("memory (Pss) with {connections} idle connections; measured once, no error"),
+        title: format!("memory (Pss) of {connections} idle connections; measured once, no error"),
         head: head(names),
-        lines: vec![["per connection".to_owned()].into_iter().chain(cells).collect()],
+        lines: vec![
+            line("each of the last three quarters", cells),
+            line("all of them", grown.collect()),
+        ],
         notes: Vec::new(),
     })
 }

@@ -1,9 +1,10 @@
 //! The rounds: each proxy's turns, one after the other on one ring.
 //!
 //! Within a round come the works, within a work the loads, within a load the proxies, so that those
-//! figures which are compared lie as close in time as they can; who begins changes by round. A
-//! proxy's connections for a work stay open from the first turn to the last. CPU time is read while
-//! nothing is under way, after a moment for what a proxy does once it has answered.
+//! figures which are compared lie as close in time as they can, in an order that is drawn anew each
+//! time. A proxy's connections for a work stay open from the first turn to the last. CPU time is read while
+//! nothing is under way, after a moment for what a proxy does once it has answered; and once more at
+//! the end of each round, for what a proxy does now and then and seldom in its own turns.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ use http::Method;
 use ringlane::policy::Rng;
 use ringlane::ring::{self, Ring};
 
+use super::usage::Cpu;
 use super::{CompareError, Rates, Work, usage};
 use crate::engine::{Engine, Go, Load, Settings, Stop};
 use crate::record::{Failure, Record};
@@ -21,8 +23,10 @@ use crate::report::units;
 use crate::request::{Shape, Target};
 use crate::schedule::{Arrivals, End, Schedule, Share};
 
-/// Rounds before the first: connections and pools fill in one, saturation is found in the other.
-const WARM_ROUNDS: u32 = 2;
+/// Rounds before the first: connections and pools fill in one, saturation is found in the others.
+const WARM_ROUNDS: u32 = 4;
+/// Of the order of turns.
+const SEED: u64 = 1;
 /// Between the last answer and the reading of CPU time.
 const SETTLES: Duration = Duration::from_millis(3);
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,6 +85,8 @@ pub struct Measured {
     /// Rounds that are complete.
     pub rounds: u32,
     pub turns: Vec<Turn>,
+    /// By round and proxy, its CPU time from the end of the round before to the end of this one.
+    pub round_cpu_ns: Vec<Vec<u64>>,
 }
 
 pub(super) struct Job {
@@ -123,16 +129,18 @@ impl Job {
         let mut rounds = Rounds {
             rates: vec![Vec::new(); self.works.len()],
             turns: Vec::new(),
+            round_cpu_ns: Vec::new(),
+            rng: Rng::new(SEED),
             job: self,
             ring,
             engines,
         };
         let complete = rounds.all().await;
-        for engine in rounds.engines.into_iter().flatten() {
+        let Rounds { rates, turns, round_cpu_ns, engines, .. } = rounds;
+        for engine in engines.into_iter().flatten() {
             engine.end().await;
         }
-        let (rates, turns) = (rounds.rates, rounds.turns);
-        complete.map(|complete| Measured { rates, rounds: complete, turns })
+        complete.map(|complete| Measured { rates, rounds: complete, turns, round_cpu_ns })
     }
 }
 
@@ -162,20 +170,31 @@ struct Rounds {
     engines: Vec<Vec<Engine>>,
     rates: Vec<Vec<f64>>,
     turns: Vec<Turn>,
+    round_cpu_ns: Vec<Vec<u64>>,
+    rng: Rng,
 }
 
 impl Rounds {
     /// How many are complete.
     async fn all(&mut self) -> Result<u32, CompareError> {
-        for _ in 0..WARM_ROUNDS {
-            self.turns.clear();
+        for warm in 0..WARM_ROUNDS {
+            if warm == 1 {
+                self.turns.clear();
+            }
             self.round(0).await?;
         }
         self.set_rates();
         self.turns.clear();
+        let mut before = self.cpu()?;
         for round in 0..self.job.rounds {
             match self.round(round).await {
-                Ok(()) => self.tell(round),
+                Ok(()) => {
+                    let after = self.cpu()?;
+                    let used = after.iter().zip(&before).map(|(after, before)| after.since(before));
+                    self.round_cpu_ns.push(used.collect());
+                    before = after;
+                    self.tell(round);
+                }
                 Err(CompareError::Stopped) if round > 0 => {
                     self.turns.retain(|turn| turn.round < round);
                     return Ok(round);
@@ -190,15 +209,27 @@ impl Rounds {
         for work in 0..self.job.works.len() {
             let rates = (0..self.rates[work].len()).map(LoadAt::Rate);
             for load in [LoadAt::Saturation].into_iter().chain(rates).collect::<Vec<_>>() {
-                let lanes = self.job.lanes.len();
-                for number in 0..lanes {
-                    let lane = (number + round as usize) % lanes;
+                for lane in self.order() {
                     let turn = self.turn(round, work, lane, load).await?;
                     self.turns.push(turn);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Each proxy once; whom one follows is not always the same.
+    fn order(&mut self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.job.lanes.len()).collect();
+        for last in (1..order.len()).rev() {
+            order.swap(last, self.rng.below(last + 1));
+        }
+        order
+    }
+
+    fn cpu(&self) -> Result<Vec<Cpu>, CompareError> {
+        let cpu = |lane: &Lane| usage::cpu(lane.pid).map_err(|error| lane.usage(error));
+        self.job.lanes.iter().map(cpu).collect()
     }
 
     async fn turn(
@@ -262,11 +293,17 @@ impl Rounds {
         }
     }
 
-    /// From what a warm round came to.
+    /// From what the warm rounds came to, by their medians.
     fn set_rates(&mut self) {
         for (work, rates) in self.rates.iter_mut().enumerate() {
-            let turns = self.turns.iter().filter(|turn| turn.work == work && turn.answered > 0);
-            let slowest = turns.map(Turn::answered_per_second).fold(f64::INFINITY, f64::min);
+            let reached = (0..self.job.lanes.len()).filter_map(|lane| {
+                let turns = self.turns.iter().filter(|turn| (turn.work, turn.lane) == (work, lane));
+                let mut rates: Vec<f64> =
+                    turns.filter(|turn| turn.answered > 0).map(Turn::answered_per_second).collect();
+                rates.sort_by(f64::total_cmp);
+                rates.get(rates.len() / 2).copied()
+            });
+            let slowest = reached.fold(f64::INFINITY, f64::min);
             *rates = match &self.job.rates {
                 Rates::PerSecond(rates) => rates.clone(),
                 Rates::PercentOfSlowest(_) if slowest.is_infinite() => Vec::new(),

@@ -52,14 +52,17 @@ pub fn own_cpu() -> io::Result<Cpu> {
 
 fn cpu_of(processes: &[u32]) -> io::Result<Cpu> {
     let mut cpu = Cpu::default();
-    for &process in processes {
-        for thread in threads(process)? {
+    for (at, &process) in processes.iter().enumerate() {
+        let threads = match threads(process) {
+            // A descendant that has ended since it was listed; the first is who is measured.
+            Err(_) if at > 0 => continue,
+            threads => threads?,
+        };
+        for thread in threads {
             let path = format!("/proc/{process}/task/{thread}/schedstat");
             let text = match fs::read_to_string(&path) {
                 // It has ended since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && thread != process => {
-                    continue;
-                }
+                Err(_) if at > 0 || thread != process => continue,
                 text => text?,
             };
             let nanos = text.split_whitespace().next().and_then(|first| first.parse().ok());
@@ -89,7 +92,9 @@ fn sum(root: u32, file: &str, key: &str) -> io::Result<u64> {
             .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
         kib(&text, key).ok_or_else(|| io::Error::other(format!("{path} has no {key}")))
     };
-    tree(root).into_iter().map(one).sum::<io::Result<u64>>().map(|kib| kib * 1024)
+    let of_root = one(root)?;
+    let of_others: u64 = tree(root)[1..].iter().filter_map(|process| one(*process).ok()).sum();
+    Ok((of_root + of_others) * 1024)
 }
 
 /// `Pss:    123 kB`.
