@@ -34,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     // Before any thread, where it takes no time.
     ringlane::ring::register_membarrier();
+    commands::open_as_many_files_as_allowed();
     let done = match Arguments::parse().command {
         Command::Run(arguments) => commands::run::run(&arguments),
         Command::Sweep(arguments) => commands::sweep::run(&arguments),

@@ -12,6 +12,7 @@ use crate::engine::Kind;
 /// What an origin counts repeats by.
 pub const NUMBER_HEADER: &str = "x-loadtest-id";
 const NO_NUMBER: &str = "0000000000000000";
+const MAX_WEIGHT: u32 = 10_000;
 const DEFAULT_PORT: u16 = 80;
 /// What a body by size is made of: like text, and a shift of it by a piece shows.
 const PATTERN: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\n";
@@ -71,8 +72,9 @@ impl FromStr for Target {
         let wrong = |why: &str| format!("`{text}`: {why}; {allowed}");
         let (weight, url) = match text.split_once("@http") {
             Some((weight, _)) => {
-                let number = weight.parse().ok().filter(|number| *number > 0);
-                let number = number.ok_or_else(|| wrong("its weight is no number from 1"))?;
+                let number = weight.parse().ok().filter(|it| (1..=MAX_WEIGHT).contains(it));
+                let number =
+                    number.ok_or_else(|| wrong("its weight is no number from 1 to 10000"))?;
                 (number, &text[weight.len() + 1..])
             }
             None => (1, text),

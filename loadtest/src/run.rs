@@ -55,9 +55,9 @@ impl Run {
         Some(if asked > 0.0 { self.sent_per_second() / asked } else { 1.0 })
     }
 
-    /// Of the requests that have ended, or never began for want of a connection.
+    /// Of the requests that have ended or never began, those that were not answered.
     pub fn error_percent(&self) -> f64 {
-        let errors = self.total.errors();
+        let errors = self.total.errors() + self.total.never_sent_total();
         let ended = errors + self.total.answered_total();
         if ended == 0 { 0.0 } else { errors as f64 * 100.0 / ended as f64 }
     }
@@ -114,9 +114,9 @@ pub(crate) mod tests {
         assert_eq!(run.rows.iter().map(|row| row.in_flight).collect::<Vec<_>>(), [1, 2]);
         assert!((run.sent_per_second() - 999.0).abs() < 1e-9);
         assert!((run.rate_achieved().expect("asked") - 0.999).abs() < 1e-9);
-        // 3 of 250 per 999 and one that found no connection, in each second.
+        // 3 of 250 per 999 and one that found no connection, in each second; two were given up.
         assert_eq!((run.total.errors(), run.total.answered_total()), (8, 1_990));
-        assert!((run.error_percent() - 800.0 / 1_998.0).abs() < 1e-9);
+        assert!((run.error_percent() - 1_200.0 / 2_002.0).abs() < 1e-9);
     }
 
     #[test]

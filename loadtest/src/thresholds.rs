@@ -116,6 +116,15 @@ impl Thresholds {
         Ok(Thresholds { conditions: conditions.collect::<Result<_, _>>()? })
     }
 
+    /// The highest of the percentiles that it names.
+    pub fn strictest_percentile(&self) -> Option<f64> {
+        let percentiles = self.conditions.iter().filter_map(|condition| match condition.metric {
+            Metric::Percentile(percent) => Some(percent),
+            _ => None,
+        });
+        percentiles.max_by(f64::total_cmp)
+    }
+
     pub fn conditions(&self) -> &[Condition] {
         &self.conditions
     }
@@ -395,7 +404,7 @@ mod tests {
         assert!(failed("errors>0") && failed("errors>=8") && !failed("errors>8"));
         assert!(failed("errors_timeout>2") && !failed("errors_timeout>3"));
         assert!(!failed("errors_closed_early>0") && failed("errors_closed_early<=0"));
-        assert!(failed("error_percent>0.4%") && !failed("error_percent>0.41"));
+        assert!(failed("error_percent>0.59%") && !failed("error_percent>0.6"));
         assert!(failed("rate<0.9991") && !failed("rate<0.9989"));
         assert!(failed("status_5xx>0") && failed("status_503>19") && !failed("status_503>20"));
         assert!(failed("never_sent>3") && !failed("never_sent>4") && !failed("status_4xx>0"));

@@ -234,6 +234,9 @@ pub(super) struct Core {
     pub(super) stats: Stats,
 }
 
+/// The kernel takes whole microseconds; a core parks no longer than this.
+const SHORTEST_GATHER: Duration = Duration::from_micros(1);
+const LONGEST_GATHER: Duration = Duration::from_millis(100);
 /// Completion queue entries for each submission queue entry.
 const CQ_FACTOR: u32 = 4;
 
@@ -269,7 +272,10 @@ impl Core {
             disturbed: Vec::new(),
             keeper: None,
             wheel: Wheel::new(0),
-            gather: if may_gather { settings.gather } else { Duration::ZERO },
+            gather: match settings.gather {
+                gather if may_gather && gather >= SHORTEST_GATHER => gather.min(LONGEST_GATHER),
+                _ => Duration::ZERO,
+            },
             alarm: None,
             started: Instant::now(),
             turn_began: (Duration::ZERO, Duration::ZERO),

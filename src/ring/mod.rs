@@ -65,7 +65,8 @@ pub struct Settings {
     /// How long a turn that brought nothing polls before it parks.
     pub spin: Duration,
     /// How long a park goes on although something has completed, so that the next turn has more
-    /// to do: later by as much, and cheaper. Where the kernel cannot (before 6.12) it is nothing.
+    /// to do: later by as much, and cheaper. 1 us to 100 ms; where the kernel cannot (before 6.12)
+    /// it is nothing.
     pub gather: Duration,
 }
 

@@ -46,8 +46,8 @@ impl Drop for StopWhenDropped {
 }
 
 /// Runs `task` on a ring of its own and the driver beside it, and returns when the task has. Blocks
-/// the calling thread, on which all of it happens; tasks that it started and that still wait are
-/// dropped.
+/// the calling thread, on which all of it happens. Tasks that it started have to have ended by
+/// then: one that still waits stays where it is, and what it owns with it.
 pub fn run<F, T>(settings: &Settings, task: impl FnOnce(Ring) -> F) -> Result<T, RunError>
 where
     F: Future<Output = T> + 'static,

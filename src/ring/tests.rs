@@ -535,7 +535,9 @@ fn an_alarm_is_never_early_and_sooner_than_a_timer() {
 /// Two hundred answers come one by one, and few turns see them.
 #[test]
 fn a_ring_that_gathers_takes_fewer_turns() {
+    let can_gather = Rc::new(Cell::new(false));
     let turns = |gather: Duration| {
+        let can = can_gather.clone();
         let (address, sender) = peer(|mut stream| {
             let began = Instant::now();
             for nth in 1..=200_u32 {
@@ -547,6 +549,7 @@ fn a_ring_that_gathers_takes_fewer_turns() {
         });
         let settings = Settings { gather, ..Settings::default() };
         let stats = on_ring(settings, move |ring| async move {
+            can.set(!ring.inner.core.borrow().gather.is_zero());
             let socket = connected(&ring, &address).await;
             read_to_end(&socket, true).await;
         });
@@ -554,5 +557,9 @@ fn a_ring_that_gathers_takes_fewer_turns() {
         stats.turns
     };
     let (one_by_one, gathered) = (turns(Duration::ZERO), turns(Duration::from_millis(5)));
-    assert!(gathered * 4 < one_by_one, "{gathered} turns, and {one_by_one} without");
+    // Before Linux 6.12 it is nothing.
+    assert!(
+        gathered * 4 < one_by_one || !can_gather.get(),
+        "{gathered} turns, and {one_by_one} without"
+    );
 }

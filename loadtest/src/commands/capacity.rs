@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ringlane_loadtest::capacity::Search;
 use ringlane_loadtest::engine::Stop;
@@ -15,7 +16,7 @@ use super::run::{CommonArguments, MISSED};
 use super::sweep::StepArguments;
 use super::{print, write};
 
-/// Of the rate asked for, what must be sent and answered: or the queue in between only grows.
+/// Of what was due, the part that must be sent in its time and answered: or a queue only grows.
 const KEPT_PACE: f64 = 0.99;
 
 #[derive(clap::Args)]
@@ -64,12 +65,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     };
     let mut search = Search::new(first, f64::from(arguments.precision) / 100.0, arguments.tries);
     let mut runs = Vec::new();
+    let mut ended_early = None;
     while let Some(rate) = search.next().filter(|_| !search.is_hopeless(first)) {
-        let run = arguments.step.run(&arguments.common, Some(sweep::three_digits(rate)), &stop)?;
-        if stop.is_asked() {
-            return Err("stopped before it was found".into());
-        }
-        let missed = missed(&run, &arguments.slo);
+        let rate = sweep::three_digits(rate);
+        let run = match arguments.step.run(&arguments.common, Some(rate), &stop) {
+            Ok(_) if stop.is_asked() => {
+                ended_early = Some("stopped before it was found".to_owned());
+                break;
+            }
+            Ok(run) => run,
+            Err(error) => {
+                ended_early = Some(error);
+                break;
+            }
+        };
+        let missed = missed(&run, &arguments.slo, arguments.step.duration);
         let verdict = missed.as_ref().map_or_else(|| "holds".into(), |why| format!("fails: {why}"));
         print(&format!("{}  {verdict}\n", sweep::row(&run)));
         search.told(missed.is_none());
@@ -77,6 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
     if let Some(path) = &arguments.json {
         write(path, sweep::json(search.found(), &runs).as_bytes())?;
+    }
+    if let Some(why) = ended_early {
+        return Err(why.into());
     }
     match search.found().map(sweep::three_digits) {
         Some(rate) => {
@@ -91,10 +104,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Why a run misses the objective. `None`: it holds.
-fn missed(run: &Run, objective: &Thresholds) -> Option<String> {
-    let asked = run.asked.per_second.unwrap_or_default();
-    if run.answered_per_second() < asked * KEPT_PACE {
-        return Some(format!("{} answered", units::rate(run.answered_per_second())));
+fn missed(run: &Run, objective: &Thresholds, asked_for: Duration) -> Option<String> {
+    let total = &run.total;
+    let lost = total.errors() + total.never_sent_total();
+    let due = (total.answered_total() + lost).max(1) as f64;
+    // Percentiles are of answers: what has none may be no more than they leave out.
+    let may_be_lost = objective.strictest_percentile().map_or(1.0, |percent| 1.0 - percent / 100.0);
+    if lost as f64 > due * may_be_lost.min(1.0 - KEPT_PACE) {
+        return Some(format!(
+            "{} of {} not answered",
+            units::count(lost),
+            units::count(due as u64)
+        ));
+    }
+    if run.elapsed.as_secs_f64() * KEPT_PACE > asked_for.as_secs_f64() {
+        return Some(format!("sent in {} only", units::time(run.elapsed)));
     }
     let verdicts = objective.judge(run);
     let failed = verdicts.into_iter().find(|verdict| verdict.failed);

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use ringlane_loadtest::engine::Stop;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -22,6 +23,27 @@ pub(crate) fn stop_on_signals(stop: &Stop) -> Result<(), String> {
             .map_err(|error| format!("cannot watch for signals: {error}"))?;
     }
     Ok(())
+}
+
+/// A connection is a file, and the soft limit is often 1,024. Proxies that are started inherit it.
+/// Where it is refused, whoever needs more says so.
+pub(crate) fn open_as_many_files_as_allowed() {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    let _ = setrlimit(Resource::Nofile, files);
+}
+
+/// Whether so many connections may be open at once, beside what a thread needs.
+pub(crate) fn check_files(connections: usize, threads: usize) -> Result<(), String> {
+    const PER_THREAD: usize = 32;
+    let needed = (connections + (threads + 1) * PER_THREAD) as u64;
+    match getrlimit(Resource::Nofile).current {
+        Some(allowed) if allowed < needed => Err(format!(
+            "{connections} connections need {needed} open files; allowed here: {allowed} \
+             (ulimit -n)"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {

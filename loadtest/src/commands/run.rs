@@ -17,11 +17,13 @@ use ringlane_loadtest::schedule::Arrivals;
 use ringlane_loadtest::thresholds::Thresholds;
 use ringlane_loadtest::values;
 
-use super::{print, write};
+use super::{check_files, print, write};
 
 /// A rate that a laptop's origin holds.
 const DEFAULT_RATE: f64 = 1_000.0;
+const MAX_BODY_BYTES: usize = 1 << 30;
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+const MAX_SLACK: Duration = Duration::from_millis(100);
 /// A run that missed a threshold, or whose figures cannot be had.
 pub(super) const MISSED: u8 = 2;
 
@@ -89,7 +91,8 @@ struct LoadArguments {
 /// What is sent, and over what: the same for `run`, `sweep` and `capacity`.
 #[derive(clap::Args)]
 pub(crate) struct CommonArguments {
-    /// What to ask for; several are mixed evenly, or by weight: 3@http://127.0.0.1:8080/
+    /// What to ask for; several are mixed evenly, or by weight: 3@http://127.0.0.1:8080/. In a
+    /// closed loop weights hold among those of one address
     #[arg(required = true, value_name = "URL")]
     pub(crate) urls: Vec<Target>,
 
@@ -115,8 +118,8 @@ pub(crate) struct CommonArguments {
     pub(crate) timeout: Duration,
 
     /// How late the kernel may wake a thread, so that what is due within goes out at once: more of
-    /// it takes less CPU per request, and shows in `lateness of sends`
-    #[arg(long, value_name = "TIME", default_value = "0us", value_parser = values::duration)]
+    /// it takes less CPU per request, and shows in `lateness of sends`; up to 100ms
+    #[arg(long, value_name = "TIME", default_value = "0us", value_parser = slack)]
     slack: Duration,
 
     /// Seed of what is random
@@ -197,6 +200,11 @@ fn exit_code(run: &Run, missed: bool) -> ExitCode {
 fn plan(arguments: &Arguments) -> Result<Plan, String> {
     let load = &arguments.load;
     let timed = load.duration.or(load.requests.is_none().then_some(DEFAULT_DURATION));
+    if load.ramp.is_some() && timed.is_none() {
+        return Err(
+            "--requests on a ramp says nothing of its rate; allowed: with --duration".into()
+        );
+    }
     let duration = timed.map(|duration| duration + load.warmup);
     let arrivals = arrivals(load)?;
     let mut plan = arguments.common.plan(arrivals)?;
@@ -237,6 +245,17 @@ impl CommonArguments {
             let address = url.resolve().map_err(|error| error.to_string())?;
             requests.push(url.kind(address, &shape));
         }
+        let mut addresses: Vec<_> = requests.iter().map(|kind| kind.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        // Each thread has one to each address at least.
+        let (threads, each) = (usize::from(self.threads), addresses.len());
+        let share = |thread| {
+            let all = self.connections as usize;
+            (all / threads + usize::from(thread < all % threads)).max(each)
+        };
+        let connections: usize = (0..threads).map(share).sum();
+        check_files(connections, threads)?;
         let cores =
             |number| self.pin.as_ref().map(|Cores(cores)| cores[usize::from(number) % cores.len()]);
         Ok(Plan {
@@ -245,7 +264,7 @@ impl CommonArguments {
                 kind: kind(arrivals).into(),
                 per_second: None,
                 cores: u32::from(self.threads),
-                connections: self.connections as u32,
+                connections: connections as u32,
             },
             requests,
             threads: (0..self.threads).map(cores).collect(),
@@ -266,8 +285,11 @@ impl CommonArguments {
             (Some(path), _) => {
                 fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?
             }
-            (None, bytes) => made_body(bytes.unwrap_or(0)),
+            (None, bytes) => made_body(bytes.unwrap_or(0).min(MAX_BODY_BYTES + 1)),
         };
+        if body.len() > MAX_BODY_BYTES {
+            return Err(format!("a body of {} bytes; allowed: up to 1g", body.len()));
+        }
         if self.chunked == Some(0) {
             return Err("--chunked 0: a chunk of nothing ends a body; allowed: from 1".into());
         }
@@ -287,6 +309,14 @@ fn kind(arrivals: Option<Arrivals>) -> &'static str {
         Some(Arrivals::Constant { .. }) => "open loop, constant",
         Some(Arrivals::Poisson { .. }) => "open loop, Poisson",
         Some(Arrivals::Ramp { .. }) => "open loop, ramp",
+    }
+}
+
+/// Longer, and a core would not look at anything else either.
+fn slack(text: &str) -> Result<Duration, String> {
+    match values::duration(text)? {
+        slack if slack <= MAX_SLACK => Ok(slack),
+        _ => Err(format!("`{text}` is too long; allowed: up to 100ms")),
     }
 }
 

@@ -72,24 +72,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         }
     };
     let mut runs = Vec::new();
+    let mut ended_early = None;
     for rate in rates {
-        if stop.is_asked() {
+        match arguments.step.run(&arguments.common, Some(rate), &stop) {
+            Ok(run) if !stop.is_asked() => {
+                print(&format!("{}\n", sweep::row(&run)));
+                runs.push(run);
+            }
+            Ok(_) => ended_early = Some("stopped".to_owned()),
+            Err(error) => ended_early = Some(error),
+        }
+        if ended_early.is_some() {
             break;
         }
-        let run = arguments.step.run(&arguments.common, Some(rate), &stop)?;
-        print(&format!("{}\n", sweep::row(&run)));
-        runs.push(run);
     }
     if let Some(path) = &arguments.json {
         write(path, sweep::json(saturation, &runs).as_bytes())?;
     }
-    if let Some(path) = &arguments.plot {
+    if let Some(path) = arguments.plot.as_ref().filter(|_| !runs.is_empty()) {
         let title = runs.first().map_or("", |run| run.asked.target.as_str());
         let chart = sweep::chart(&format!("{title}, latency from the intended start"), &runs);
         let svg = plot::svg(&chart).map_err(|error| error.to_string())?;
         write(path, svg.as_bytes())?;
     }
-    Ok(ExitCode::SUCCESS)
+    match ended_early {
+        Some(why) => Err(why.into()),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 impl StepArguments {

@@ -53,8 +53,8 @@ fn ringlane_takes_its_configuration() {
     config.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
 }
 
-/// Needs haproxy and nginx (HAPROXY, NGINX or PATH); Envoy, of which there is no package, is held to
-/// its configuration where it is.
+/// Needs haproxy and nginx (HAPROXY, NGINX or PATH); Envoy, of which there is no package, is held
+/// to its configuration where it is.
 #[test]
 #[ignore = "needs haproxy and nginx"]
 fn peers_take_their_configurations() {

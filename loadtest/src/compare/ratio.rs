@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// A figure of each round.
 pub type ByRound = BTreeMap<u32, f64>;
 
-/// With fewer, the two ratios at the ends are between what the median is in less than 95 of 100 cases.
+/// With fewer, the median lies between the two ratios at the ends in less than 95 of 100 cases.
 const LEAST_ROUNDS: usize = 6;
 /// Standard errors between the median and either end of its interval of 95 %.
 const Z: f64 = 1.96;

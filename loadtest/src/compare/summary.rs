@@ -163,8 +163,8 @@ fn shown(rates: usize) -> Vec<(Figure, LoadAt)> {
     shown
 }
 
-/// CPU time for a request over whole rounds, all works together: with what a proxy does now and then
-/// and seldom in its own turns. `None`: there was no round.
+/// CPU time for a request over whole rounds, all works together: with what a proxy does now and
+/// then and seldom in its own turns. `None`: there was no round.
 pub fn whole(compared: &Compared) -> Option<Row> {
     let is_peer: Vec<bool> = compared.asked.candidates.iter().map(|it| it.peer.is_some()).collect();
     let by_round = |lane: usize| -> ByRound {

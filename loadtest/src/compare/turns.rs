@@ -2,9 +2,10 @@
 //!
 //! Within a round come the works, within a work the loads, within a load the proxies, so that those
 //! figures which are compared lie as close in time as they can, in an order that is drawn anew each
-//! time. A proxy's connections for a work stay open from the first turn to the last. CPU time is read while
-//! nothing is under way, after a moment for what a proxy does once it has answered; and once more at
-//! the end of each round, for what a proxy does now and then and seldom in its own turns.
+//! time. A proxy's connections for a work stay open from the first turn to the last. CPU time is
+//! read while nothing is under way, after a moment for what a proxy does once it has answered; and
+//! once more at the end of each round, for what a proxy does now and then and seldom in its own
+//! turns.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -155,8 +156,14 @@ async fn connect(ring: &Ring, lane: &Lane, work: Work) -> Result<Engine, Compare
         chunked: None,
         numbered: false,
     };
-    let settings =
-        Settings { connections: work.connections, timeout: TIMEOUT, churn: None, core: 0, seed: 1 };
+    let settings = Settings {
+        connections: work.connections,
+        timeout: TIMEOUT,
+        churn: None,
+        core: 0,
+        first_number: 0,
+        seed: 1,
+    };
     let engine = Engine::new(ring, &[target.kind(site.listen, &shape)], settings);
     let connected = engine.connected().await;
     connected.map_err(|error| CompareError::Connect { name: lane.name.clone(), error })?;

@@ -25,6 +25,8 @@ use crate::response::{Message, Reader};
 
 /// Between an attempt to connect that failed and the next.
 const REST: Duration = Duration::from_millis(50);
+/// No errno: what it says is that the server closed at once.
+pub(super) const CLOSED: i32 = 0;
 /// A request's number in its head.
 pub(super) const NUMBER_DIGITS: usize = 16;
 /// Of a number, the lower part: whose it is stands above.
@@ -39,8 +41,11 @@ pub(super) struct Connection {
     /// Of a connect, a request or a rest; what it says of an idle connection is of no interest.
     timer: Timer,
     waker: Waker,
-    /// Requests that were answered on this socket.
+    /// Requests that were sent and answered on this socket.
+    sent: u64,
     carried: u64,
+    /// Whether an attempt to connect has had its result.
+    tried: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -69,7 +74,9 @@ pub(super) async fn connection(state: Rc<RefCell<State>>, target: usize) {
             reader: Reader::new(),
             timer,
             waker,
+            sent: 0,
             carried: 0,
+            tried: false,
         });
         state.connect(index);
         index
@@ -88,10 +95,9 @@ pub(super) async fn connection(state: Rc<RefCell<State>>, target: usize) {
 }
 
 impl State {
-    /// Whether no connection has still to learn if it can be made.
+    /// Whether each connection has learned once if it can be made.
     pub(super) fn have_all_tried(&self) -> bool {
-        let connecting = |at: &Connection| matches!(at.stage, Stage::Connecting);
-        !self.connections.iter().any(connecting)
+        self.connections.iter().all(|connection| connection.tried)
     }
 
     /// Closes all connections and wakes their tasks, which end.
@@ -122,7 +128,8 @@ impl State {
             }
         });
         connection.reader.begin(wire.is_head);
-        connection.timer.set(self.ring.now() + self.settings.timeout);
+        connection.timer.set(now + self.settings.timeout);
+        connection.sent += 1;
         connection.stage = Stage::Busy { due, sent: now };
         self.under_way += 1;
         self.last_sent = now;
@@ -149,7 +156,7 @@ impl State {
             Ok(socket) => {
                 connection.socket = Some(socket);
                 connection.stage = Stage::Connecting;
-                connection.timer.set(self.ring.now() + self.settings.timeout);
+                connection.timer.set(self.ring.elapsed() + self.settings.timeout);
             }
             Err(error) => self.refused(index, error.raw_os_error().unwrap_or_default()),
         }
@@ -163,6 +170,7 @@ impl State {
             End::Open if !progress.connecting => {
                 socket.receive(true);
                 connection.stage = Stage::Idle;
+                connection.tried = true;
                 let target = connection.target;
                 self.targets[target].open += 1;
                 self.tell_main();
@@ -173,20 +181,26 @@ impl State {
                 self.refused(index, Errno::TIMEDOUT.raw_os_error());
             }
             End::Open => {}
-            End::Closed => self.refused(index, 0),
+            End::Closed => self.refused(index, CLOSED),
             End::Failed(errno) => self.refused(index, errno),
         }
     }
 
     fn refused(&mut self, index: usize, errno: i32) {
         let connection = &mut self.connections[index];
-        connection.socket = None;
-        connection.stage = Stage::Resting;
-        connection.timer.set(self.ring.now() + REST);
-        let target = connection.target;
+        connection.tried = true;
+        self.rest(index);
+        let target = self.connections[index].target;
         self.targets[target].refused = Some(errno);
         self.refuse(target);
         self.tell_main();
+    }
+
+    fn rest(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        connection.socket = None;
+        connection.stage = Stage::Resting;
+        connection.timer.set(self.ring.elapsed() + REST);
     }
 
     fn look_at_answer(&mut self, index: usize) {
@@ -250,9 +264,10 @@ impl State {
         }
         let is_over = self.settings.churn.is_some_and(|churn| connection.carried >= churn);
         let may_stay = message.head.keep_alive && !is_over;
-        // An answer that came before its request was sent leaves a connection of no use.
-        let all_sent = connection.socket.as_ref().is_some_and(|socket| socket.progress().all_sent);
-        match may_stay && all_sent {
+        // Neither is one of use whose server has closed, or sent more than was asked for, or has
+        // answered what was not sent to its end.
+        let is_fit = connection.socket.as_ref().is_some_and(Socket::is_quiet);
+        match may_stay && is_fit {
             true => self.ready(index, now),
             false => self.start_again(index),
         }
@@ -279,7 +294,11 @@ impl State {
         connection.socket = None;
         connection.reader.reset();
         connection.carried = 0;
-        self.connect(index);
+        // A server that closes what it has just accepted is not asked again at once.
+        match std::mem::take(&mut connection.sent) {
+            0 => self.rest(index),
+            _ => self.connect(index),
+        }
         self.tell_if_quiet();
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -76,6 +76,8 @@ enum Told {
 /// What a core has besides the plan.
 struct Core {
     number: u32,
+    /// Of this process: requests of two runs have different numbers.
+    run_number: u64,
     told: Sender<(usize, Told)>,
     spare: Receiver<Record>,
     /// All begin at once, when all have connected.
@@ -93,6 +95,8 @@ pub fn run(
     stop: &Stop,
     mut each_second: impl FnMut(&Row, &Record),
 ) -> Result<Run, RunError> {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let run_number = RUNS.fetch_add(1, Ordering::Relaxed) & 0xFFFF;
     let (told, tells) = unbounded();
     let start = Arc::new(Barrier::new(plan.threads.len()));
     let failed = Arc::new(AtomicBool::new(false));
@@ -102,6 +106,7 @@ pub fn run(
         spares.push(give);
         let core = Core {
             number: number as u32,
+            run_number,
             told: told.clone(),
             spare,
             start: start.clone(),
@@ -121,21 +126,42 @@ pub fn run(
     result
 }
 
+/// A thread that ends before it has begun, be it by a panic, is waited for by the others; after one
+/// that panicked they need not go on.
+struct FreeOthers {
+    start: Arc<Barrier>,
+    failed: Arc<AtomicBool>,
+    began: Arc<AtomicBool>,
+    stop: Stop,
+}
+
+impl Drop for FreeOthers {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.stop.ask();
+        }
+        if !self.began.load(Ordering::SeqCst) {
+            self.failed.store(true, Ordering::SeqCst);
+            self.start.wait();
+        }
+    }
+}
+
 impl Core {
     fn run(self, plan: Plan) {
         let (number, told) = (self.number as usize, self.told.clone());
-        let (start, failed, began) = (self.start.clone(), self.failed.clone(), self.began.clone());
+        let _others = FreeOthers {
+            start: self.start.clone(),
+            failed: self.failed.clone(),
+            began: self.began.clone(),
+            stop: self.stop.clone(),
+        };
         let settings = ring::Settings { gather: plan.slack, ..Default::default() };
         let prepared = prepare(plan.threads[number], plan.slack);
         let ran = prepared.and_then(|()| {
             ring::run(&settings, move |ring| self.load(ring, plan)).map_err(RunError::Ring)?
         });
         if let Err(error) = ran {
-            if !began.load(Ordering::SeqCst) {
-                // The others wait for this one.
-                failed.store(true, Ordering::SeqCst);
-                start.wait();
-            }
             let _ = told.send((number, Told::Failed(error)));
         }
     }
@@ -149,6 +175,7 @@ impl Core {
             timeout: plan.timeout,
             churn: plan.churn,
             core: self.number as u16,
+            first_number: self.run_number << 32,
             seed: plan.seed.wrapping_add(u64::from(self.number)),
         };
         let engine = Engine::new(&ring, &plan.requests, settings);
@@ -301,7 +328,10 @@ impl<'a> Sum<'a> {
     fn elapsed(&self) -> Duration {
         let planned = match (self.stopped, self.plan.load) {
             (Some(stopped), _) => stopped,
-            (None, PlannedLoad::Closed) => self.last_ended,
+            // Without those that hung on after the end.
+            (None, PlannedLoad::Closed) => {
+                self.last_ended.min(self.plan.duration.unwrap_or(Duration::MAX))
+            }
             (None, PlannedLoad::Open(arrivals)) => self.scheduled(arrivals),
         };
         planned.max(self.last_sent).saturating_sub(self.plan.warmup)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ringlane::ring::{self, Ring, Timer};
 
-use super::connection::connection;
+use super::connection::{CLOSED, connection};
 use super::job::{Kind, Load, Settings};
 use super::state::{Loop, State};
 use crate::record::Record;
@@ -20,6 +20,9 @@ use crate::schedule::Schedule;
 
 /// How often a caller is asked whether to go on; it divides a second.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// Requests that are handed over with one reading of the clock.
+const AT_ONCE: usize = 256;
 
 /// Connections, and what is sent on them. They stay open from one load to the next; `end` closes
 /// them, and has to be called before the ring's task returns.
@@ -37,8 +40,13 @@ pub struct ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = io::Error::from_raw_os_error(self.errno);
-        write!(out, "cannot connect to {}: {why}", self.address)
+        match self.errno {
+            CLOSED => write!(out, "{} closes connections at once", self.address),
+            errno => {
+                let why = io::Error::from_raw_os_error(errno);
+                write!(out, "cannot connect to {}: {why}", self.address)
+            }
+        }
     }
 }
 
@@ -85,7 +93,7 @@ impl Engine {
                         None => Ok(()),
                         Some(target) => Err(ConnectError {
                             address: target.address,
-                            errno: target.refused.unwrap_or_default(),
+                            errno: target.refused.unwrap_or(CLOSED),
                         }),
                     };
                 }
@@ -104,12 +112,8 @@ impl Engine {
         mut tick: impl FnMut(u32, &mut Record) -> Go,
     ) -> Driven {
         let waker = ring::current_waker().await;
-        let mut pace = Pace {
-            began: self.ring.elapsed(),
-            began_by_driver: self.ring.now(),
-            timer: self.ring.timer(waker.clone()),
-            ticks: 0,
-        };
+        let mut pace =
+            Pace { began: self.ring.elapsed(), timer: self.ring.timer(waker.clone()), ticks: 0 };
         {
             let mut state = self.state.borrow_mut();
             state.main = Some(waker);
@@ -165,11 +169,14 @@ impl Engine {
             {
                 let mut state = self.state.borrow_mut();
                 let now = self.ring.elapsed();
-                while let Some(at) = schedule.take_due(now - pace.began) {
+                let due = std::iter::from_fn(|| schedule.take_due(now - pace.began));
+                for at in due.take(AT_ONCE) {
                     state.offer(pace.began + at, now);
                 }
             }
             match schedule.peek() {
+                // More is due already, and others have to run before.
+                Some(next) if pace.began + next <= self.ring.elapsed() => self.ring.wake(&waker),
                 Some(next) => self.ring.set_alarm(pace.began + next, waker.clone()),
                 None => return Go::On,
             }
@@ -244,13 +251,12 @@ impl Engine {
 /// Where a load stands in time.
 struct Pace {
     began: Duration,
-    began_by_driver: Duration,
     timer: Timer,
     ticks: u32,
 }
 
 impl Pace {
     fn set_timer(&self) {
-        self.timer.set(self.began_by_driver + TICK * (self.ticks + 1));
+        self.timer.set(self.began + TICK * (self.ticks + 1));
     }
 }

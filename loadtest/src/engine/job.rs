@@ -32,6 +32,8 @@ pub struct Settings {
     pub churn: Option<u64>,
     /// Which requests are whose: the high digits of their numbers.
     pub core: u16,
+    /// The lower digits of the first.
+    pub first_number: u64,
     pub seed: u64,
 }
 

@@ -18,6 +18,9 @@ use super::connection::Connection;
 use super::job::{Kind, Settings};
 use crate::record::{Failure, Record};
 
+/// Of a core: what is due beyond is given up at once. 32 MB.
+const MAX_WAITING: usize = 1 << 20;
+
 /// A `Kind` as a core sends it.
 pub(super) struct Wire {
     pub(super) bytes: Rc<[u8]>,
@@ -25,6 +28,7 @@ pub(super) struct Wire {
     pub(super) number_at: Option<usize>,
     pub(super) is_head: bool,
     pub(super) target: usize,
+    weight: u32,
     /// Of the weights of all kinds, those up to this one.
     up_to: u32,
 }
@@ -101,6 +105,7 @@ impl State {
                 number_at: kind.number_at,
                 is_head: kind.is_head,
                 target,
+                weight: kind.weight,
                 up_to,
             }
         });
@@ -113,7 +118,7 @@ impl State {
             record: Record::new(),
             under_way: 0,
             waiting: 0,
-            number: 0,
+            number: settings.first_number,
             last_sent: Duration::ZERO,
             last_ended: Duration::ZERO,
             tasks: 0,
@@ -131,10 +136,11 @@ impl State {
         let target = &mut self.targets[self.wires[due.kind].target];
         match target.idle.pop_front() {
             Some(index) => self.send(index, due, now),
-            None => {
+            None if self.waiting < MAX_WAITING => {
                 target.waiting.push_back(due);
                 self.waiting += 1;
             }
+            None => self.never_sent(due),
         }
     }
 
@@ -235,8 +241,18 @@ impl State {
     /// Of the kinds for one target: the others have connections of their own.
     fn due_to(&mut self, at: Duration, target: usize) -> Due {
         let mut due = self.due(at);
-        while self.wires[due.kind].target != target {
-            due.kind = self.kind();
+        if self.targets.len() > 1 {
+            let of_target = || self.wires.iter().filter(|wire| wire.target == target);
+            let all: u32 = of_target().map(|wire| wire.weight).sum();
+            let mut drawn = self.rng.below(all as usize) as u32;
+            let kinds = (0..self.wires.len()).filter(|kind| self.wires[*kind].target == target);
+            for kind in kinds {
+                due.kind = kind;
+                match drawn.checked_sub(self.wires[kind].weight) {
+                    Some(left) => drawn = left,
+                    None => break,
+                }
+            }
         }
         due
     }

@@ -318,7 +318,16 @@ impl Connection {
                 return Ok(phase);
             }
             match ends {
-                Some(ends) => self.until(ends).await?,
+                Some(ends) => {
+                    self.until(ends).await?;
+                    // The phase is that of the turn, which may have begun before its end.
+                    while self.house.ring.now() < ends {
+                        self.house.ring.wake(&self.waker);
+                        self.pause().await?;
+                    }
+                }
+                // It waits for nothing but its client's end.
+                None if self.look()?.end == End::Closed => return Err(Gone),
                 None => self.pause().await?,
             }
         }

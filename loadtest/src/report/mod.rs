@@ -84,7 +84,7 @@ fn write_totals(out: &mut String, run: &Run) -> fmt::Result {
         units::count(total.answered_total()),
         units::count(total.sent_and_failed()),
         total.in_flight(),
-        units::count(total.never_sent_total() + total.failures(Failure::Connect)),
+        units::count(total.never_sent_total()),
     )?;
     let elapsed_s = run.elapsed.as_secs_f64();
     let per_second = |bytes: f64| if elapsed_s > 0.0 { bytes / elapsed_s } else { 0.0 };
@@ -131,13 +131,18 @@ fn write_outcomes(out: &mut String, run: &Run) -> fmt::Result {
         let percent = share(count, total.answered_total());
         writeln!(out, "  {status:<13} {:>13} {percent:>8.3} %", units::count(count))?;
     }
-    let (errors, percent) = (units::count(total.errors()), run.error_percent());
+    let errors = units::count(total.errors() + total.never_sent_total());
+    let percent = run.error_percent();
     writeln!(out, "\nerrors          {errors:>13} {percent:>8.3} %")?;
     for failure in Failure::ALL {
         let count = total.failures(failure);
         if count > 0 {
             writeln!(out, "  {:<13} {:>13}", failure.name(), units::count(count))?;
         }
+    }
+    if total.never_sent_total() > 0 {
+        let count = units::count(total.never_sent_total());
+        writeln!(out, "  {:<13} {count:>13}", "never sent")?;
     }
     Ok(())
 }
