@@ -1,5 +1,4 @@
-//! Small HTTP origins inside the process: what `--demo` proxies to, what tests talk to, and what
-//! the load test serves.
+//! Small HTTP origins inside the process: what `--demo` proxies to, and what tests talk to.
 //!
 //! All origins of one `serve` share a thread of their own with a current-thread runtime. Bodies of
 //! any length are made or read piece by piece, so memory does not grow with them. Nothing here
@@ -37,7 +36,7 @@ const SLOW: Duration = Duration::from_millis(20);
 /// Of how many requests in a hundred the demo's third origin fails.
 const FAIL_PERCENT: u32 = 2;
 
-/// Connections that may wait to be accepted: a load test opens thousands at once.
+/// Connections that may wait to be accepted: a load test through the demo opens thousands at once.
 const BACKLOG: i32 = 4_096;
 
 /// What made bodies repeat. Its length is prime, so a piece that is lost, doubled or moved shows.
@@ -47,15 +46,15 @@ const PIECE_BYTES: u64 = (PATTERN.len() * PATTERNS_IN_PIECE) as u64;
 
 /// One origin.
 #[derive(Debug, Clone)]
-pub struct Origin {
+struct Origin {
     /// Port 0: one that the kernel picks, see `Running::addresses`.
-    pub address: SocketAddr,
+    address: SocketAddr,
     /// What `/` calls it.
-    pub name: String,
+    name: String,
     /// Waited before each answer.
-    pub delay: Duration,
+    delay: Duration,
     /// Of how many requests in a hundred the answer is 500; evenly spread, not random.
-    pub fail_percent: u32,
+    fail_percent: u32,
 }
 
 /// Origins that run until this is dropped.
@@ -87,7 +86,7 @@ pub fn start(addresses: [SocketAddr; 3]) -> Result<Running, StartError> {
 }
 
 /// Binds all before it serves any.
-pub fn serve(origins: Vec<Origin>) -> Result<Running, StartError> {
+fn serve(origins: Vec<Origin>) -> Result<Running, StartError> {
     let mut sites = Vec::new();
     let mut addresses = Vec::new();
     for origin in origins {
@@ -120,13 +119,6 @@ impl Running {
     /// Where the origins listen, in the order in which they were given.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
-    }
-
-    /// Until the origins end, which they do by themselves only when their thread panics.
-    pub fn wait(mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -40,6 +40,8 @@ pub fn value(compared: &Compared, command_line: &str) -> Value {
         "rates_percent_of_slowest": shares,
         "proxies": proxies.collect::<Vec<_>>(),
         "works": summary::works(compared).iter().map(|it| work(it, &names)).collect::<Vec<_>>(),
+        "whole_rounds": summary::whole(compared).map(|it| row(&it, &[], &names)),
+        "round_cpu_ns": compared.measured.round_cpu_ns,
         "idle": idle(compared, &names),
         "turns": compared.measured.turns.iter().map(|it| turn(it, compared)).collect::<Vec<_>>(),
     })

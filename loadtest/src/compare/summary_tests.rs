@@ -209,6 +209,8 @@ fn json_has_each_turn() {
     assert_eq!(cpu["figure"], "cpu_ns_per_request");
     assert_eq!(cpu["proxies"]["ringlane"]["to_best"]["median"], 0.5);
     assert_eq!(cpu["proxies"]["haproxy"]["to_best"], serde_json::Value::Null);
+    assert_eq!(value["whole_rounds"]["best"], "haproxy");
+    assert_eq!(value["round_cpu_ns"].as_array().map(Vec::len), Some(7));
     assert_eq!(value["idle"]["proxies"]["nginx"]["bytes_per_connection"], 1_200.0);
 }
 
