@@ -29,4 +29,5 @@ pub mod sweep;
 
 pub mod compare;
 
+pub mod threads;
 pub mod values;

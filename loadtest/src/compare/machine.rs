@@ -1,13 +1,7 @@
-//! What the figures were measured on, and what this process asks of it.
+//! What the figures were measured on.
 
 use std::fs;
-use std::num::NonZeroU64;
 use std::thread;
-
-use rustix::thread::set_current_timer_slack;
-
-/// How late the kernel may wake the load's thread: not by the 50 us that it has by default.
-const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).expect("not 0");
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -30,9 +24,4 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
         }
     }
-}
-
-/// Timely wake-ups. Where they are refused, latencies are longer by the default's 50 us.
-pub(super) fn prepare() {
-    let _ = set_current_timer_slack(Some(TIMER_SLACK_NS));
 }

@@ -51,7 +51,7 @@ use crate::engine::{ConnectError, Stop};
 use crate::origin::script::MAX_SIZE_BYTES;
 use crate::origin::{self, Origin};
 use crate::schedule::ScheduleError;
-use crate::values;
+use crate::{threads, values};
 
 /// What is compared, and how. Names are distinct, works have distinct figures.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ pub fn run(asked: Asked, stop: &Stop, say: fn(&str)) -> Result<Compared, Compare
 
 fn compare(asked: Asked, stop: &Stop, say: fn(&str)) -> Result<Compared, CompareError> {
     process::pin(asked.load_core)?;
-    machine::prepare();
+    threads::wake_within(Duration::ZERO);
     // Dropped last: what runs writes into it.
     let folder = Folder::new()?;
     let mut sizes: Vec<usize> = asked.works.iter().map(|work| work.body_bytes).collect();

@@ -17,10 +17,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::{CompareError, usage};
 use crate::engine::Stop;
+use crate::threads;
 
 /// A proxy that takes longer to listen does not come.
 const START: Duration = Duration::from_secs(15);
@@ -41,13 +41,7 @@ pub struct Process {
 
 /// Restricts the calling thread, and what it will start, to a core.
 pub fn pin(core: usize) -> Result<(), CompareError> {
-    let wrong = |why: String| CompareError::Core { core, why };
-    if core >= CpuSet::MAX_CPU {
-        return Err(wrong("there are no such cores".into()));
-    }
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    sched_setaffinity(None, &cores).map_err(|error| wrong(error.to_string()))
+    threads::pin(core).map_err(|error| CompareError::Core { core, why: error.to_string() })
 }
 
 impl Process {

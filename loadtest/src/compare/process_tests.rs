@@ -106,7 +106,7 @@ fn who_is_asked_to_stop_does_not_wait() {
 fn cores_that_there_are_not() {
     let folder = folder("core");
     let command = ["true".to_owned()];
-    for core in [CpuSet::MAX_CPU - 1, CpuSet::MAX_CPU] {
+    for core in [rustix::thread::CpuSet::MAX_CPU - 1, rustix::thread::CpuSet::MAX_CPU] {
         let error = Process::start("true", &command, core, &folder.join("log"));
         let text = error.err().expect("no such core").to_string();
         assert!(text.contains(&core.to_string()), "{text}");

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::num::NonZeroU64;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -17,6 +17,7 @@ use super::job::{Load, Plan, PlannedLoad, Settings};
 use crate::record::{Record, Row};
 use crate::run::Run;
 use crate::schedule::{Arrivals, End, Schedule, ScheduleError, Share};
+use crate::threads;
 
 const TICKS_PER_SECOND: u32 = (1_000 / TICK.as_millis()) as u32;
 /// Ends a run from another thread.
@@ -49,7 +50,7 @@ impl Stop {
 pub enum RunError {
     Schedule(ScheduleError),
     Connect(ConnectError),
-    Core { core: usize, why: String },
+    Core { core: usize, error: io::Error },
     Ring(ring::RunError),
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for RunError {
         match self {
             RunError::Schedule(error) => write!(out, "{error}"),
             RunError::Connect(error) => write!(out, "{error}"),
-            RunError::Core { core, why } => write!(out, "cannot run on core {core}: {why}"),
+            RunError::Core { core, error } => write!(out, "cannot run on core {core}: {error}"),
             RunError::Ring(error) => write!(out, "{error}"),
         }
     }
@@ -224,18 +225,9 @@ impl Core {
 }
 
 fn prepare(core: Option<usize>, slack: Duration) -> Result<(), RunError> {
-    // 0 would be the default (prctl(2), PR_SET_TIMERSLACK). A container may forbid it; then
-    // wake-ups are late by the default's 50 us, and `lateness` says so.
-    let slack = NonZeroU64::new(slack.as_nanos() as u64).unwrap_or(NonZeroU64::MIN);
-    let _ = rustix::thread::set_current_timer_slack(Some(slack));
-    let Some(core) = core else { return Ok(()) };
-    let mut cores = rustix::thread::CpuSet::new();
-    if core >= rustix::thread::CpuSet::MAX_CPU {
-        return Err(RunError::Core { core, why: "there are no such cores".into() });
-    }
-    cores.set(core);
-    rustix::thread::sched_setaffinity(None, &cores)
-        .map_err(|error| RunError::Core { core, why: error.to_string() })
+    threads::wake_within(slack);
+    let pin = |core| threads::pin(core).map_err(|error| RunError::Core { core, error });
+    core.map_or(Ok(()), pin)
 }
 
 /// Rounded down; rows begin with the first whole tick that is recorded.

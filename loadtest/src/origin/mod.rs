@@ -22,26 +22,23 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use ringlane::ring::{self, MailboxSender, RunError, Settings};
-use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 use socket2::{Domain, Socket, Type};
 
 pub use counts::{Counts, Served};
 pub use script::{Script, ScriptError};
 
+use crate::threads;
 use house::Message;
 
 /// Connections that may wait to be accepted: a load test opens thousands at once.
 const BACKLOG: i32 = 4_096;
 /// Questions that may wait for the thread at once.
 const MAILBOX: usize = 64;
-/// How much later than its moment a thread may be woken; the kernel's default is 50 us, a twentieth
-/// of a latency of 1 ms.
-const TIMER_SLACK_NS: u64 = 1_000;
 
 /// One origin.
 #[derive(Debug, Clone)]
@@ -131,16 +128,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn prepare(core: Option<usize>) -> Result<(), StartError> {
-    // Where it is refused, latencies are a little longer.
-    let _ = set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS));
-    let Some(core) = core else { return Ok(()) };
-    if core >= CpuSet::MAX_CPU {
-        let error = io::Error::from(io::ErrorKind::InvalidInput);
-        return Err(StartError::Pin { core, error });
-    }
-    let mut set = CpuSet::new();
-    set.set(core);
-    sched_setaffinity(None, &set).map_err(|error| StartError::Pin { core, error: error.into() })
+    threads::wake_within(Duration::ZERO);
+    let pin = |core| threads::pin(core).map_err(|error| StartError::Pin { core, error });
+    core.map_or(Ok(()), pin)
 }
 
 impl Running {

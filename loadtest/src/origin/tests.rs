@@ -480,7 +480,7 @@ fn why_an_origin_cannot_start_is_said() {
         assert!(error.starts_with(&format!("cannot pin the origin to core {core}: ")), "{error}");
     }
     let allowed = rustix::thread::sched_getaffinity(None).expect("the cores of this process");
-    let core = (0..CpuSet::MAX_CPU).find(|core| allowed.is_set(*core));
+    let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|core| allowed.is_set(*core));
     let pinned = start(origin(any), core).expect("started");
     assert_eq!(Client::of(&pinned).get().status, 200);
 }
