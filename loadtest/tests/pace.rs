@@ -65,8 +65,8 @@ fn the_rate_is_kept_up_to_four_fifths_of_saturation() {
 
 /// In turns of two seconds on a core of their own, the server on the other: what each used of the
 /// processor by its own account of itself, for each of its requests. wrk is at its limit, and the
-/// open loop close to that of wrk: with what is due gathered over a tenth of a millisecond, which is
-/// the held to cost no more, and at exact moments; a closed loop beside them.
+/// open loop close to that of wrk: with what is due gathered over a tenth of a millisecond, which
+/// is held to cost no more, and at exact moments; a closed loop beside them.
 #[test]
 #[ignore = "needs wrk and two cores, measures, and takes a minute"]
 fn a_request_costs_no_more_than_one_of_wrk() {
