@@ -12,6 +12,8 @@ use crate::engine::Kind;
 /// What an origin counts repeats by.
 pub const NUMBER_HEADER: &str = "x-loadtest-id";
 const NO_NUMBER: &str = "0000000000000000";
+/// Of a number, in its place.
+pub const NUMBER_DIGITS: usize = NO_NUMBER.len();
 const MAX_WEIGHT: u32 = 10_000;
 const DEFAULT_PORT: u16 = 80;
 /// What a body by size is made of: like text, and a shift of it by a piece shows.
@@ -157,7 +159,7 @@ impl Target {
         let mut number_at = None;
         if shape.numbered {
             let end = line(&[NUMBER_HEADER.as_bytes(), b": ", NO_NUMBER.as_bytes()]);
-            number_at = Some(end - b"\r\n".len() - NO_NUMBER.len());
+            number_at = Some(end - b"\r\n".len() - NUMBER_DIGITS);
         }
         for field in &shape.fields {
             line(&[field.name.as_str().as_bytes(), b": ", field.value.as_bytes()]);

@@ -43,6 +43,14 @@ pub struct Share {
     pub cores: u32,
 }
 
+impl Share {
+    /// Its part of a count: all parts add up to it, and no two differ by more than one.
+    pub fn of(self, all: u64) -> u64 {
+        let cores = u64::from(self.cores);
+        all / cores + u64::from(u64::from(self.core) < all % cores)
+    }
+}
+
 /// The intended starts of one core, in order.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -169,13 +177,11 @@ impl Schedule {
         if share.core >= share.cores {
             return Err(ScheduleError::Cores(share));
         }
-        let cores = u64::from(share.cores);
-        let split = |all: u64| all / cores + u64::from(u64::from(share.core) < all % cores);
         let mut schedule = Schedule {
             arrivals,
             after_ns: end.after.map_or(u64::MAX, nanos),
             share,
-            limit: end.requests.map_or(u64::MAX, split),
+            limit: end.requests.map_or(u64::MAX, |all| share.of(all)),
             taken: 0,
             next_ns: None,
             drawn_ns: 0.0,
@@ -193,34 +199,6 @@ impl Schedule {
     /// The next intended start if it has come.
     pub fn take_due(&mut self, now: Duration) -> Option<Duration> {
         if self.next_ns? > nanos(now) { None } else { self.next() }
-    }
-
-    /// How many have come by `now` and were not taken: the backlog of an open loop. Costs a search
-    /// among numbers; for Poisson, one draw for each that is due.
-    pub fn due(&self, now: Duration) -> u64 {
-        if matches!(self.arrivals, Arrivals::Poisson { .. }) {
-            return self.clone().take_while(|moment| *moment <= now).count() as u64;
-        }
-        // The first that has not come lies in taken..=limit: doubled until it is passed, then
-        // halved.
-        let come = |number: u64| {
-            number < self.limit && self.moment_ns(number).is_some_and(|at| at <= nanos(now))
-        };
-        let mut step = 1;
-        while come(self.taken.saturating_add(step)) {
-            step *= 2;
-        }
-        let (mut low, mut high) = (self.taken, self.taken.saturating_add(step));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if come(middle) { low = middle + 1 } else { high = middle }
-        }
-        low - self.taken
-    }
-
-    /// How many this core has taken.
-    pub fn taken(&self) -> u64 {
-        self.taken
     }
 
     /// When this core's request of a number starts, before the end of the run. Not for Poisson's.

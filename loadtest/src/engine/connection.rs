@@ -21,14 +21,13 @@ use socket2::SockAddr;
 
 use super::state::{Due, State};
 use crate::record::{Answer, Failure};
+use crate::request::NUMBER_DIGITS;
 use crate::response::{Message, Reader};
 
 /// Between an attempt to connect that failed and the next.
 const REST: Duration = Duration::from_millis(50);
 /// No errno: what it says is that the server closed at once.
 pub(super) const CLOSED: i32 = 0;
-/// A request's number in its head.
-pub(super) const NUMBER_DIGITS: usize = 16;
 /// Of a number, the lower part: whose it is stands above.
 const NUMBER_BITS: u32 = 48;
 
@@ -41,9 +40,8 @@ pub(super) struct Connection {
     /// Of a connect, a request or a rest; what it says of an idle connection is of no interest.
     timer: Timer,
     waker: Waker,
-    /// Requests that were sent and answered on this socket.
+    /// Requests that were sent on this socket.
     sent: u64,
-    carried: u64,
     /// Whether an attempt to connect has had its result.
     tried: bool,
 }
@@ -75,7 +73,6 @@ pub(super) async fn connection(state: Rc<RefCell<State>>, target: usize) {
             timer,
             waker,
             sent: 0,
-            carried: 0,
             tried: false,
         });
         state.connect(index);
@@ -113,9 +110,12 @@ impl State {
         let connection = &mut self.connections[index];
         let Some(socket) = &connection.socket else { return };
         let wire = &self.wires[due.kind];
-        let is_last = self.settings.churn.is_some_and(|churn| connection.carried + 1 >= churn);
+        connection.sent += 1;
+        let is_last = self.settings.churn.is_some_and(|churn| connection.sent >= churn);
         let bytes = if is_last { &wire.last } else { &wire.bytes };
         let sent_bytes = bytes.len() as u64;
+        // The kernel may have ended the last one with what it brought.
+        socket.receive(true);
         socket.send(match wire.number_at {
             None => Chunk::shared(bytes.clone()),
             Some(at) => {
@@ -129,7 +129,6 @@ impl State {
         });
         connection.reader.begin(wire.is_head);
         connection.timer.set(now + self.settings.timeout);
-        connection.sent += 1;
         connection.stage = Stage::Busy { due, sent: now };
         self.under_way += 1;
         self.last_sent = now;
@@ -255,14 +254,13 @@ impl State {
         let connection = &mut self.connections[index];
         let Stage::Busy { due, sent } = connection.stage else { return };
         connection.stage = Stage::Idle;
-        connection.carried += 1;
         self.under_way -= 1;
         self.last_ended = now;
         if due.recorded {
             let (latency, service) = (now.saturating_sub(due.at), now.saturating_sub(sent));
             self.record.answered(Answer { status: message.head.status, latency, service });
         }
-        let is_over = self.settings.churn.is_some_and(|churn| connection.carried >= churn);
+        let is_over = self.settings.churn.is_some_and(|churn| connection.sent >= churn);
         let may_stay = message.head.keep_alive && !is_over;
         // Neither is one of use whose server has closed, or sent more than was asked for, or has
         // answered what was not sent to its end.
@@ -293,7 +291,6 @@ impl State {
         target.idle.retain(|idle| *idle != index);
         connection.socket = None;
         connection.reader.reset();
-        connection.carried = 0;
         // A server that closes what it has just accepted is not asked again at once.
         match std::mem::take(&mut connection.sent) {
             0 => self.rest(index),

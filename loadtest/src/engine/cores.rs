@@ -20,6 +20,7 @@ use crate::schedule::{Arrivals, End, Schedule, ScheduleError, Share};
 use crate::threads;
 
 const TICKS_PER_SECOND: u32 = (1_000 / TICK.as_millis()) as u32;
+
 /// Ends a run from another thread.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
@@ -101,6 +102,7 @@ pub fn run(
     let (told, tells) = unbounded();
     let start = Arc::new(Barrier::new(plan.threads.len()));
     let failed = Arc::new(AtomicBool::new(false));
+    let shared = Arc::new(plan.clone());
     let mut spares = Vec::new();
     let threads = (0..plan.threads.len()).map(|number| {
         let (give, spare) = bounded(2);
@@ -115,7 +117,7 @@ pub fn run(
             began: Arc::new(AtomicBool::new(false)),
             stop: stop.clone(),
         };
-        let plan = plan.clone();
+        let plan = shared.clone();
         thread::spawn(move || core.run(plan))
     });
     let threads: Vec<_> = threads.collect();
@@ -149,7 +151,7 @@ impl Drop for FreeOthers {
 }
 
 impl Core {
-    fn run(self, plan: Plan) {
+    fn run(self, plan: Arc<Plan>) {
         let (number, told) = (self.number as usize, self.told.clone());
         let _others = FreeOthers {
             start: self.start.clone(),
@@ -167,12 +169,11 @@ impl Core {
         }
     }
 
-    async fn load(self, ring: Ring, plan: Plan) -> Result<(), RunError> {
-        let load = self.share_of(&plan).map_err(RunError::Schedule)?;
-        let cores = plan.threads.len();
-        let share = |all: usize| all / cores + usize::from((self.number as usize) < all % cores);
+    async fn load(self, ring: Ring, plan: Arc<Plan>) -> Result<(), RunError> {
+        let share = Share { core: self.number, cores: plan.threads.len() as u32 };
+        let load = load_of(&plan, share).map_err(RunError::Schedule)?;
         let settings = Settings {
-            connections: share(plan.connections).max(1),
+            connections: share.of(plan.connections as u64) as usize,
             timeout: plan.timeout,
             churn: plan.churn,
             core: self.number as u16,
@@ -203,24 +204,21 @@ impl Core {
         engine.end().await;
         Ok(())
     }
+}
 
-    fn share_of(&self, plan: &Plan) -> Result<Load, ScheduleError> {
-        let cores = plan.threads.len() as u32;
-        let seed = plan.seed.wrapping_mul(2).wrapping_add(u64::from(self.number));
-        match plan.load {
-            PlannedLoad::Open(arrivals) => {
-                let end = End { after: plan.duration, requests: plan.request_count };
-                let share = Share { core: self.number, cores };
-                Schedule::new(arrivals, end, share, Rng::new(seed)).map(Load::Open)
-            }
-            PlannedLoad::Closed => {
-                let cores = u64::from(cores);
-                let share =
-                    |all: u64| all / cores + u64::from(u64::from(self.number) < all % cores);
-                let requests = plan.request_count.map(share);
-                Ok(Load::Closed { duration: plan.duration, requests })
-            }
+/// One core's part of a plan.
+fn load_of(plan: &Plan, share: Share) -> Result<Load, ScheduleError> {
+    match plan.load {
+        PlannedLoad::Open(arrivals) => {
+            let end = End { after: plan.duration, requests: plan.request_count };
+            // Not the seed that kinds are drawn by.
+            let seed = plan.seed.wrapping_mul(2).wrapping_add(u64::from(share.core));
+            Schedule::new(arrivals, end, share, Rng::new(seed)).map(Load::Open)
         }
+        PlannedLoad::Closed => Ok(Load::Closed {
+            duration: plan.duration,
+            requests: plan.request_count.map(|all| share.of(all)),
+        }),
     }
 }
 
