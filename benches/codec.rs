@@ -11,30 +11,15 @@ use std::mem::MaybeUninit;
 
 use common::bounds::{Timed, report, timed, timed_on_copies};
 use common::heads::{
-    BROWSER_REQUEST, CHUNKED_BYTES, RESPONSE, SMALL_REQUEST, chunked, peer, request, response,
-    rules,
+    BROWSER_REQUEST, CHUNKED_BYTES, RESPONSE, SMALL_REQUEST, chunked, parse_request,
+    parse_response, peer, request, response, rules,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use ringlane::http::{Framing, Method, Version};
-use ringlane::http1::{
-    BodyDecoder, FieldStorage, MAX_FIELDS, RequestParser, ResponseContext, ResponseParser, encode,
-    outgoing_framing,
-};
+use ringlane::http::{Framing, Version};
+use ringlane::http1::{BodyDecoder, MAX_FIELDS, ResponseContext, encode, outgoing_framing};
 
 const REQUESTS: [(&str, &[u8]); 2] =
     [("request, small", SMALL_REQUEST), ("request, browser", BROWSER_REQUEST)];
-
-fn parse_request(bytes: &[u8]) -> usize {
-    let mut storage = FieldStorage::new();
-    let parsed = RequestParser::default().parse(black_box(bytes), &mut storage);
-    black_box(parsed.expect("valid").expect("whole")).1
-}
-
-fn parse_response(bytes: &[u8]) -> usize {
-    let mut storage = FieldStorage::new();
-    let parsed = ResponseParser::default().parse(black_box(bytes), &mut storage, Method::Get);
-    black_box(parsed.expect("valid").expect("whole")).1
-}
 
 /// The nearest bound is httparse, which judges every byte. What lies beyond it: a scan for the end
 /// that holds the limits, each field looked up by name, and what it says checked. Nothing can be

@@ -16,18 +16,15 @@ use std::time::{Duration, Instant};
 
 use common::balancers::{Picks, kinds, made};
 use common::heads::{
-    BROWSER_REQUEST, FORMS, RESPONSE, SMALL_REQUEST, chunked, peer, request, response, rules,
-    with_context,
+    BROWSER_REQUEST, FORMS, RESPONSE, SMALL_REQUEST, chunked, parse_request, parse_response, peer,
+    request, response, rules, with_context,
 };
 use common::recorders::{SERVICES, Shard, layout};
 use gungraun::{
     Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
-use ringlane::http::{ForwardRules, Framing, Method, PeerText, Request, Response, Version};
-use ringlane::http1::{
-    BodyDecoder, FieldStorage, RequestParser, ResponseContext, ResponseParser, encode,
-    outgoing_framing,
-};
+use ringlane::http::{ForwardRules, Framing, PeerText, Request, Response, Version};
+use ringlane::http1::{BodyDecoder, ResponseContext, encode, outgoing_framing};
 use ringlane::telemetry::merge::Merger;
 use ringlane::telemetry::record::Snapshot;
 use ringlane::telemetry::trace::Incoming;
@@ -114,18 +111,6 @@ fn held(name: &str) -> LibraryBenchmarkConfig {
 fn warm<T>(input: T, run: impl Fn(&T)) -> T {
     run(&input);
     input
-}
-
-fn parse_request(bytes: &[u8]) -> usize {
-    let mut storage = FieldStorage::new();
-    let parsed = RequestParser::default().parse(black_box(bytes), &mut storage);
-    black_box(parsed.expect("valid").expect("whole")).1
-}
-
-fn parse_response(bytes: &[u8]) -> usize {
-    let mut storage = FieldStorage::new();
-    let parsed = ResponseParser::default().parse(black_box(bytes), &mut storage, Method::Get);
-    black_box(parsed.expect("valid").expect("whole")).1
 }
 
 fn request_bytes(bytes: &'static [u8]) -> &'static [u8] {

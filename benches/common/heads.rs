@@ -1,5 +1,7 @@
 //! Heads as clients and origins send them, and a body in chunks.
 
+use std::hint::black_box;
+
 use ringlane::http::{ForwardRules, Method, Mode, Peer, PeerText, Request, Response};
 use ringlane::http1::{FieldStorage, RequestParser, ResponseParser};
 
@@ -87,6 +89,20 @@ pub fn rules() -> ForwardRules {
 
 pub fn peer() -> PeerText {
     PeerText::new(Peer { ip: "192.0.2.7".parse().ok(), port: 50_123 })
+}
+
+/// Bytes of the head.
+pub fn parse_request(bytes: &[u8]) -> usize {
+    let mut storage = FieldStorage::new();
+    let parsed = RequestParser::default().parse(black_box(bytes), &mut storage);
+    black_box(parsed.expect("valid").expect("whole")).1
+}
+
+/// The same.
+pub fn parse_response(bytes: &[u8]) -> usize {
+    let mut storage = FieldStorage::new();
+    let parsed = ResponseParser::default().parse(black_box(bytes), &mut storage, Method::Get);
+    black_box(parsed.expect("valid").expect("whole")).1
 }
 
 pub fn chunked(chunk_bytes: usize) -> Vec<u8> {
