@@ -344,10 +344,9 @@ fn a_head_that_does_not_end_is_a_408_and_silence_is_not() {
         let mut dribble = proxy.connect();
         let started = Instant::now();
         let mut sent = 0;
-        while !is_readable(&dribble) && started.elapsed() < DEADLINE {
+        while !is_readable_within(&dribble, DRIBBLE_EVERY) && started.elapsed() < DEADLINE {
             let _ = dribble.try_send(if sent == 0 { "G" } else { "E" });
             sent += 1;
-            thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(dribble.answer().status(), 408);
         assert_eq!(origin.requests().len(), 2);
@@ -355,10 +354,14 @@ fn a_head_that_does_not_end_is_a_408_and_silence_is_not() {
     });
 }
 
-fn is_readable(wire: &Wire) -> bool {
-    wire.stream.set_nonblocking(true).expect("non-blocking");
+/// Between two bytes of a head: far less than `head_timeout_ms` there.
+const DRIBBLE_EVERY: Duration = Duration::from_millis(20);
+
+fn is_readable_within(wire: &Wire, limit: Duration) -> bool {
+    let before = wire.stream.read_timeout().expect("a limit");
+    wire.stream.set_read_timeout(Some(limit)).expect("a limit");
     let peeked = wire.stream.peek(&mut [0]);
-    wire.stream.set_nonblocking(false).expect("blocking");
+    wire.stream.set_read_timeout(before).expect("a limit");
     !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
