@@ -35,6 +35,7 @@ fn a_run_is_shown_and_written_in_every_form() {
     let origins = origins(&["errors=10%:503"]);
     let url = url(origins.addresses()[0]);
     let (json, hgrm, log) = (file("run.json"), file("run.hgrm"), file("run.hlog"));
+    let plot = file("run.svg");
     let path = |path: &PathBuf| path.to_str().expect("text").to_owned();
     let ran = ran(&[
         "run",
@@ -59,6 +60,8 @@ fn a_run_is_shown_and_written_in_every_form() {
         &path(&hgrm),
         "--log",
         &path(&log),
+        "--plot",
+        &path(&plot),
         "--fail-if",
         "p50>10s,errors>0",
     ]);
@@ -76,6 +79,8 @@ fn a_run_is_shown_and_written_in_every_form() {
     assert_eq!(Some(&failed), served.statuses.get(&503));
     let hgrm = text(&fs::read(hgrm).expect("a file"));
     assert!(hgrm.contains("Total count    =         1200"), "{hgrm}");
+    let plot = text(&fs::read(plot).expect("a file"));
+    assert!(plot.starts_with("<svg") && plot.contains("from the send"), "{plot}");
     let log = text(&fs::read(log).expect("a file"));
     assert!(log.starts_with("#[Histogram log format version 1.3]"), "{log}");
 }

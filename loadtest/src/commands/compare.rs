@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ringlane_loadtest::compare::peers::{self, Candidate, Peer};
-use ringlane_loadtest::compare::{self, Asked, Compared, Rates, Work, json, plots, summary, table};
+use ringlane_loadtest::compare::{
+    self, Asked, Compared, MAX_CONNECTIONS, Rates, Work, json, plots, summary, table,
+};
 use ringlane_loadtest::engine::Stop;
 use ringlane_loadtest::{plot, values};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -21,8 +23,6 @@ const DEFAULT_SHARES: [f64; 3] = [25.0, 50.0, 80.0];
 const DEFAULT_WORKS: [&str; 5] = ["128/64", "128/1", "128/1024", "64k/32", "1m/32"];
 /// What the first proxy is called when it comes a second time.
 const AGAIN: &str = "again";
-/// All works' connections stay open to the end: below what the peers' configurations have room for.
-const MAX_CONNECTIONS: usize = 7_000;
 /// Something was not answered as it should be.
 const FAULTS: u8 = 2;
 
@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
 
     /// Idle connections whose memory is measured, up to 7000; 0: it is not
     #[arg(long, value_name = "COUNT", default_value = "2000",
-          value_parser = clap::value_parser!(u16).range(0..=7_000))]
+          value_parser = clap::value_parser!(u16).range(0..=MAX_CONNECTIONS as i64))]
     idle: u16,
 
     /// The core of all proxies

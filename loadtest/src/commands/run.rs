@@ -13,9 +13,9 @@ use ringlane_loadtest::report::interval_log::IntervalLog;
 use ringlane_loadtest::report::{self, hgrm, json};
 use ringlane_loadtest::request::{Field, Shape, Target, made_body};
 use ringlane_loadtest::run::{Asked, Run};
-use ringlane_loadtest::schedule::Arrivals;
+use ringlane_loadtest::schedule::{Arrivals, Share};
 use ringlane_loadtest::thresholds::Thresholds;
-use ringlane_loadtest::values;
+use ringlane_loadtest::{plot, values};
 
 use super::{check_files, print, write};
 
@@ -50,6 +50,10 @@ pub(crate) struct Arguments {
     /// Where to write one histogram a second, as HdrHistogram's log tools read them
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+
+    /// Where to write latency over percentiles as an SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 
     /// No line each second
     #[arg(long)]
@@ -186,6 +190,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.hgrm {
         write(path, hgrm::text(run.total.latency()).as_bytes())?;
     }
+    if let Some(path) = &arguments.plot {
+        let histograms = [
+            ("from the intended start", run.total.latency()),
+            ("from the send", run.total.service()),
+        ];
+        let chart = plot::latency_by_percentile(&run.asked.target, &histograms);
+        let svg = plot::svg(&chart).map_err(|error| error.to_string())?;
+        write(path, svg.as_bytes())?;
+    }
     if let Some(why) = wrong {
         return Err(why.into());
     }
@@ -249,12 +262,10 @@ impl CommonArguments {
         addresses.sort_unstable();
         addresses.dedup();
         // Each thread has one to each address at least.
-        let (threads, each) = (usize::from(self.threads), addresses.len());
-        let share = |thread| {
-            let all = self.connections as usize;
-            (all / threads + usize::from(thread < all % threads)).max(each)
-        };
-        let connections: usize = (0..threads).map(share).sum();
+        let cores = u32::from(self.threads);
+        let of_core = |core| Share { core, cores }.of(self.connections) as usize;
+        let connections = (0..cores).map(|core| of_core(core).max(addresses.len())).sum();
+        let threads = usize::from(self.threads);
         check_files(connections, threads)?;
         let cores =
             |number| self.pin.as_ref().map(|Cores(cores)| cores[usize::from(number) % cores.len()]);

@@ -145,7 +145,7 @@ impl std::str::FromStr for Work {
         let (size, connections) = text.split_once('/').ok_or_else(|| wrong("no `/` in it"))?;
         let body_bytes = values::bytes(size).map_err(|why| wrong(&why))?;
         let connections = values::count(connections).map_err(|why| wrong(&why))?;
-        if body_bytes > MAX_BODY_BYTES || connections > MAX_CONNECTIONS {
+        if body_bytes > MAX_BODY_BYTES || connections > MAX_CONNECTIONS as u64 {
             return Err(wrong("at most 64m and 7k"));
         }
         Ok(Work { body_bytes, connections: connections as usize })
@@ -165,8 +165,9 @@ impl fmt::Display for Work {
 }
 
 const MAX_BODY_BYTES: usize = MAX_SIZE_BYTES as usize;
-/// Below what the peers' configurations have room for.
-const MAX_CONNECTIONS: u64 = 7_000;
+/// Of all works, whose connections stay open to the end: below what the peers' configurations have
+/// room for.
+pub const MAX_CONNECTIONS: usize = 7_000;
 
 /// Compares. `say` is told how it goes, a line at a time. On a thread of its own, which is pinned.
 pub fn run(asked: Asked, stop: &Stop, say: fn(&str)) -> Result<Compared, CompareError> {

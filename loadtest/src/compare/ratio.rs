@@ -25,13 +25,6 @@ pub struct Ratio {
     pub rounds: usize,
 }
 
-impl Ratio {
-    /// Whether the two are alike but for chance: within so many standard errors.
-    pub fn is_one_within(&self, errors: f64) -> bool {
-        self.error.is_some_and(|error| (self.median - 1.0).abs() <= errors * error)
-    }
-}
-
 /// Ours over theirs, in the rounds that have both. `None`: there are none.
 pub fn paired(ours: &ByRound, theirs: &ByRound) -> Option<Ratio> {
     let both = ours.iter().filter_map(|(round, our)| Some(our / theirs.get(round)?));
@@ -117,14 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn one_round_has_no_error_and_is_never_one() {
-        let found = ratio(&[3.0], &[3.0]);
+    fn few_rounds_have_no_error() {
+        let found = ratio(&[3.0; 5], &[3.0; 5]);
         assert_eq!((found.median, found.error), (1.0, None));
-        assert!(!found.is_one_within(100.0));
-        let found = ratio(&[0.97, 0.98, 1.0, 1.0, 1.02, 1.03], &[1.0; 6]);
-        assert!(found.is_one_within(0.0), "{found:?}");
+        // The ends, since 3.5 - 1.96 * 1.225 = 1.1.
         let found = ratio(&[1.02, 1.02, 1.03, 1.03, 1.04, 1.04], &[1.0; 6]);
-        assert!(found.is_one_within(6.0) && !found.is_one_within(5.0), "{found:?}");
+        assert!(near(found.error.expect("six rounds"), 0.02 / 3.92), "{found:?}");
     }
 
     #[test]

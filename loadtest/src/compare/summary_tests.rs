@@ -112,7 +112,7 @@ fn without_peers_the_first_is_what_ratios_are_to() {
     let works = works(&compared);
     let cpu = find(&works[0].rows, Figure::Cpu, LoadAt::Saturation);
     assert_eq!((cpu.best, cpu.to_best[0]), (Some(0), None));
-    assert!(cpu.to_best[1].is_some_and(|ratio| ratio.is_one_within(0.0)));
+    assert!(cpu.to_best[1].is_some_and(|ratio| ratio.median == 1.0));
     assert_eq!(idle(&compared), (vec![Some(600.0); 2], Some(0)));
     assert!(table::text(&compared, "x").contains("the ratio to ringlane (=)"));
 }

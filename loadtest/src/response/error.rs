@@ -49,19 +49,6 @@ pub enum BadResponse {
     EndInChunks,
 }
 
-impl BadResponse {
-    /// The server closed early, rather than said something wrong.
-    pub fn is_end(self) -> bool {
-        matches!(
-            self,
-            BadResponse::EndBeforeHead
-                | BadResponse::EndInHead
-                | BadResponse::EndInBody { .. }
-                | BadResponse::EndInChunks
-        )
-    }
-}
-
 impl fmt::Display for BadResponse {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match *self {
