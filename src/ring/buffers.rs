@@ -11,8 +11,9 @@
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
+
+use super::kernel::Kernel;
 
 /// Size of a buffer: a request or answer head with a small body fits (measured: 8 KiB was no
 /// better, and holds twice the memory).
@@ -84,7 +85,7 @@ pub(super) struct Group {
 
 impl Group {
     /// `entries` is rounded up to a power of two, as the kernel wants it.
-    pub(super) fn new(uring: &IoUring, id: u16, entries: u16) -> io::Result<Group> {
+    pub(super) fn new(kernel: &mut Kernel, id: u16, entries: u16) -> io::Result<Group> {
         let entries = entries.clamp(16, 1 << 15).next_power_of_two();
         let count = usize::from(entries);
         let mut group = Group {
@@ -100,8 +101,8 @@ impl Group {
             exhausted: 0,
         };
         let address = group.ring.start as u64;
-        // SAFETY: `ring` holds `entries` entries, and `Core` drops the io_uring before it.
-        unsafe { uring.submitter().register_buf_ring_with_flags(address, entries, id, 0)? };
+        // SAFETY: `ring` holds `entries` entries, and `Core` drops the kernel's side before it.
+        unsafe { kernel.register_buffers(address, entries, id)? };
         group.refill();
         Ok(group)
     }

@@ -9,14 +9,14 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use io_uring::types::{self, CancelBuilder};
-use io_uring::{IoUring, squeue};
+use io_uring::squeue;
 use socket2::SockAddr;
 
 use super::Settings;
 use super::buffers::{Chain, Group};
+use super::kernel::Kernel;
 use super::lease::Lease;
 use super::slots::{Key, Slots};
 use super::socket::{Chunk, End, Whose};
@@ -208,7 +208,7 @@ pub struct Traffic {
 
 pub(super) struct Core {
     /// First, so that it is dropped first: what follows is memory that the kernel may write to.
-    pub(super) uring: IoUring,
+    pub(super) kernel: Kernel,
     pub(super) slots: Slots<Slot>,
     pub(super) groups: [Group; 2],
     /// Submissions that found the queue full.
@@ -226,7 +226,6 @@ pub(super) struct Core {
     pub(super) gather: Duration,
     /// When to wake whom, more exactly than the wheel can say.
     alarm: Option<(Duration, Waker)>,
-    started: Instant,
     /// When the clock was last read, and how long the core had been parked until then.
     turn_began: (Duration, Duration),
     /// By account.
@@ -237,8 +236,6 @@ pub(super) struct Core {
 /// The kernel takes whole microseconds; a core parks no longer than this.
 const SHORTEST_GATHER: Duration = Duration::from_micros(1);
 const LONGEST_GATHER: Duration = Duration::from_millis(100);
-/// Completion queue entries for each submission queue entry.
-const CQ_FACTOR: u32 = 4;
 
 /// Spare buffers kept, and the largest that is worth keeping.
 const SPARE_BUFFERS: usize = 256;
@@ -247,22 +244,14 @@ const SPARE_BYTES: usize = 16 << 10;
 const BUFFER_BYTES: usize = 1024;
 
 impl Core {
-    pub(super) fn new(settings: &Settings) -> io::Result<Core> {
-        let mut builder = IoUring::builder();
-        builder
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .setup_clamp()
-            .setup_cqsize(settings.entries.saturating_mul(CQ_FACTOR));
-        let uring: IoUring = builder.build(settings.entries)?;
-        let may_gather = uring.params().is_feature_min_timeout();
+    pub(super) fn new(mut kernel: Kernel, settings: &Settings) -> io::Result<Core> {
         let groups = [
-            Group::new(&uring, Whose::Client as u16, settings.head_buffers)?,
-            Group::new(&uring, Whose::Upstream as u16, settings.head_buffers)?,
+            Group::new(&mut kernel, Whose::Client as u16, settings.head_buffers)?,
+            Group::new(&mut kernel, Whose::Upstream as u16, settings.head_buffers)?,
         ];
+        let may_gather = kernel.may_gather();
         Ok(Core {
-            uring,
+            kernel,
             slots: Slots::new(),
             groups,
             overflow: VecDeque::new(),
@@ -277,7 +266,6 @@ impl Core {
                 _ => Duration::ZERO,
             },
             alarm: None,
-            started: Instant::now(),
             turn_began: (Duration::ZERO, Duration::ZERO),
             traffic: vec![Traffic::default()],
             stats: Stats::default(),
@@ -328,7 +316,7 @@ impl Core {
     /// Whether anything waits to be submitted, or a dropped socket or listener for its last
     /// completion.
     pub(super) fn has_unfinished(&mut self) -> bool {
-        let queued = !self.overflow.is_empty() || !self.uring.submission().is_empty();
+        let queued = !self.overflow.is_empty() || self.kernel.queued() > 0;
         queued
             || self.slots.iter_mut().any(|(_, slot)| {
                 let owner = match slot {
@@ -376,17 +364,17 @@ impl Core {
 
     /// Since the ring was made.
     pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        self.kernel.elapsed()
     }
 
     /// Until the alarm; `None`: there is none.
     pub(super) fn until_alarm(&self) -> Option<Duration> {
-        self.alarm.as_ref().map(|(at, _)| at.saturating_sub(self.started.elapsed()))
+        self.alarm.as_ref().map(|(at, _)| at.saturating_sub(self.kernel.elapsed()))
     }
 
     /// Reads the clock and wakes whose deadline has come.
     pub(super) fn advance_clock(&mut self) {
-        let now = self.started.elapsed();
+        let now = self.kernel.elapsed();
         let (before, parked_before) =
             std::mem::replace(&mut self.turn_began, (now, self.stats.parked));
         let turn = (now - before).saturating_sub(self.stats.parked - parked_before);
@@ -442,9 +430,7 @@ impl Drop for Core {
     /// The kernel must be done with our memory before it is freed: everything is cancelled and
     /// waited for, and what is still open is closed.
     fn drop(&mut self) {
-        let timeout = types::Timespec::new().sec(1);
-        let _ = self.uring.submitter().submit();
-        let _ = self.uring.submitter().register_sync_cancel(Some(timeout), CancelBuilder::any());
+        self.kernel.cancel_everything();
         for (_, slot) in self.slots.iter_mut() {
             let fds: &mut dyn Iterator<Item = RawFd> = match slot {
                 Slot::Socket(socket) => &mut std::iter::once(socket.fd),

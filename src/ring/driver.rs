@@ -14,9 +14,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use io_uring::cqueue;
-use io_uring::types::{SubmitArgs, Timespec};
 
 use super::core::Core;
+use super::kernel::Wait;
 use super::{Ring, Settings};
 
 /// The longest that a core parks whatever it believes.
@@ -28,9 +28,6 @@ const WORTH_PARKING: Duration = Duration::from_micros(10);
 const LAST_TURNS: Duration = Duration::from_secs(1);
 /// Completions that end a park which gathers, early.
 const GATHERED: u32 = 512;
-/// Flags of `io_uring_enter(2)`.
-const ENTER_GETEVENTS: u32 = 1;
-const ENTER_EXT_ARG: u32 = 8;
 
 impl Ring {
     /// Runs the ring until `stop`. The shard's main task.
@@ -59,7 +56,7 @@ impl Ring {
         if idle && spin > Duration::ZERO {
             core.spin(spin);
         }
-        let park = match idle && core.uring.completion().is_empty() {
+        let park = match idle && !core.kernel.has_completions() {
             true => core.may_park(),
             false => Duration::ZERO,
         };
@@ -68,7 +65,7 @@ impl Ring {
         // The head of the queue is published before anything is submitted again, or the kernel
         // would return early from each enter (facts/ring.md).
         scratch.clear();
-        scratch.extend(core.uring.completion());
+        core.kernel.reap(scratch);
         for completion in scratch.iter() {
             core.dispatch(completion);
         }
@@ -80,10 +77,10 @@ impl Core {
     fn submit_overflow(&mut self) {
         while let Some(entry) = self.overflow.pop_front() {
             // SAFETY: as in `Core::push`.
-            if unsafe { self.uring.submission().push(&entry) }.is_err() {
+            if !unsafe { self.kernel.push(&entry) } {
                 self.overflow.push_front(entry);
                 self.enter(Duration::ZERO);
-                if self.uring.submission().is_full() {
+                if self.kernel.is_full() {
                     // The kernel takes nothing before its completions are reaped.
                     return;
                 }
@@ -93,7 +90,7 @@ impl Core {
 
     fn spin(&mut self, spin: Duration) {
         let started = Instant::now();
-        while self.uring.completion().is_empty() && started.elapsed() < spin {
+        while !self.kernel.has_completions() && started.elapsed() < spin {
             self.enter(Duration::ZERO);
         }
     }
@@ -112,28 +109,20 @@ impl Core {
     /// Submits what is queued, and waits up to `park` for a completion.
     fn enter(&mut self, park: Duration) {
         self.stats.enters += 1;
-        let queued = self.uring.submission().len() as u32;
-        let parked = (!park.is_zero()).then(Instant::now);
+        let parked = (!park.is_zero()).then(|| self.kernel.elapsed());
         let (wanted, gather) = match parked {
             None => (0, Duration::ZERO),
             Some(_) if self.gather.is_zero() => (1, Duration::ZERO),
             // As many as there may be: after `gather`, one is enough.
             Some(_) => (GATHERED, self.gather),
         };
-        let park = park.max(gather);
-        let timeout = Timespec::new().sec(park.as_secs()).nsec(park.subsec_nanos());
-        let arguments =
-            SubmitArgs::new().timespec(&timeout).min_wait_usec(gather.as_micros() as u32);
-        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
-        // SAFETY: the arguments are those that the flags announce, and live until the call returns.
-        let entered =
-            unsafe { self.uring.submitter().enter(queued, wanted, flags, Some(&arguments)) };
+        let entered = self.kernel.enter(Wait { wanted, most: park.max(gather), gather });
         if let Some(parked) = parked {
-            self.stats.parked += parked.elapsed();
+            self.stats.parked += self.kernel.elapsed() - parked;
         }
         match entered.map_err(|error| error.raw_os_error()) {
             // EBUSY and EAGAIN: the kernel wants its completions reaped first, which comes next.
-            Ok(_) | Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
+            Ok(()) | Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
             Err(error) => panic!("io_uring_enter failed with {error:?}: the ring is broken"),
         }
     }

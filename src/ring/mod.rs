@@ -8,10 +8,10 @@
 //! in flight lives on as an orphan until the last of them has completed.
 //!
 //! In reading order: `slots` (keys that go stale), `buffers` (provided buffers), `lease` (a
-//! stream's own buffers), `timer` (the wheel), `core` (the state that they share), `submit` and
-//! `dispatch` (operations and their completions), `socket`, `listener`, `mailbox` (what a task
-//! holds), `driver` (the turn), `run` (all of it on one thread), `probe` (what the kernel must
-//! have).
+//! stream's own buffers), `timer` (the wheel), `core` (the state that they share), `kernel`
+//! (the other side), `submit` and `dispatch` (operations and their completions), `socket`,
+//! `listener`, `mailbox` (what a task holds), `driver` (the turn), `run` (all of it on one thread),
+//! `probe` (what the kernel must have).
 //!
 //! This is the only module of the project with `unsafe` in it. It knows nothing of HTTP.
 #![allow(unsafe_code)]
@@ -20,11 +20,16 @@ mod buffers;
 mod core;
 mod dispatch;
 mod driver;
+mod kernel;
 mod lease;
 mod listener;
 mod mailbox;
+#[cfg(test)]
+mod model_tests;
 mod probe;
 mod run;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod slots;
 mod socket;
 mod submit;
@@ -50,6 +55,7 @@ pub use self::slots::Key;
 pub use self::socket::{Chunk, End, Piece, Progress, Socket, Whose};
 
 use self::core::Core;
+use self::kernel::Kernel;
 use self::lease::Leases;
 
 /// What a shard gives its ring; the operator's keys under `runtime.shard`.
@@ -98,9 +104,13 @@ pub struct Ring {
 
 impl Ring {
     pub fn new(settings: &Settings) -> io::Result<Ring> {
+        Ring::over(Kernel::new(settings)?, settings)
+    }
+
+    fn over(kernel: Kernel, settings: &Settings) -> io::Result<Ring> {
         Ok(Ring {
             inner: Rc::new(Inner {
-                core: RefCell::new(Core::new(settings)?),
+                core: RefCell::new(Core::new(kernel, settings)?),
                 leases: Leases::new(settings.max_buffered_bytes),
                 runnable: Cell::new(false),
                 stopped: Cell::new(false),
@@ -112,6 +122,15 @@ impl Ring {
     /// latencies.
     pub fn now(&self) -> Duration {
         Duration::from_millis(self.inner.core.borrow().now_ms())
+    }
+
+    /// The virtual time of a simulated ring.
+    #[cfg(test)]
+    pub(crate) fn simulated_now(&self) -> Option<Duration> {
+        match &self.inner.core.borrow().kernel {
+            Kernel::Simulated(kernel) => Some(kernel.elapsed()),
+            Kernel::Uring { .. } => None,
+        }
     }
 
     /// Wakes a task of this shard. Whoever wakes a task in any other way lets the core park on it.

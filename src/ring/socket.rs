@@ -287,32 +287,18 @@ impl Socket {
     /// Lets the close be a reset, so that the peer cannot take what it has for all there is.
     pub fn reset_on_close(&self) {
         self.slot(|socket| socket.resets = true);
-        let _ = self.as_socket2(|socket| socket.set_linger(Some(std::time::Duration::ZERO)));
+        self.core(|core| core.kernel.reset_on_close(self.fd));
     }
 
     /// Bytes that the peer has acknowledged since the connection began: whether a slow peer moves.
     /// 0 on a socket that is not TCP.
     pub fn acknowledged_bytes(&self) -> u64 {
-        /// Where `tcpi_bytes_acked` stands in the kernel's `struct tcp_info`; libc's ends before.
-        const ACKED: usize = 120;
-        let mut info = [0u8; ACKED + 8];
-        let mut len = info.len() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `len` bytes into `info`.
-        let result = unsafe {
-            let memory = info.as_mut_ptr().cast();
-            libc::getsockopt(self.fd, libc::IPPROTO_TCP, libc::TCP_INFO, memory, &raw mut len)
-        };
-        match (result, info[ACKED..].try_into()) {
-            (0, Ok(bytes)) => u64::from_ne_bytes(bytes),
-            _ => 0,
-        }
+        self.core(|core| core.kernel.acknowledged_bytes(self.fd))
     }
 
     /// Whether bytes wait in the kernel that no receive has brought yet.
     pub fn has_unread(&self) -> bool {
-        let mut bytes: libc::c_int = 0;
-        // SAFETY: FIONREAD writes one int, and the slot keeps the descriptor open.
-        unsafe { libc::ioctl(self.fd, libc::FIONREAD, &raw mut bytes) == 0 && bytes > 0 }
+        self.core(|core| core.kernel.has_unread(self.fd))
     }
 
     pub fn peer_address(&self) -> Option<std::net::SocketAddr> {

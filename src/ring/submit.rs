@@ -27,7 +27,7 @@ impl Core {
         }
         // SAFETY: whatever memory an entry points to is owned by the slot that it names, and a slot
         // outlives its operations.
-        if unsafe { self.uring.submission().push(&entry) }.is_err() {
+        if !unsafe { self.kernel.push(&entry) } {
             self.overflow.push_back(entry);
         }
     }
@@ -158,8 +158,8 @@ impl Core {
     /// which costs more than the call.
     pub(super) fn shutdown(&mut self, key: Key, how: i32) {
         let Some(socket) = self.socket(key) else { return };
-        // SAFETY: takes integers only, and the slot keeps the descriptor open.
-        unsafe { libc::shutdown(socket.fd, how) };
+        let fd = socket.fd;
+        self.kernel.shutdown(fd, how);
     }
 
     pub(super) fn accept(&mut self, key: Key) {

@@ -168,17 +168,18 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Without servers and services yet: a plan brings them.
+    /// Without servers and services yet: a plan brings them. `started` is what the process's clock
+    /// counts from, and `seed` what is drawn by.
     pub(super) fn new(
         number: usize,
         peers: Arc<Peers>,
         ring: Ring,
         settings: ShardSettings,
-        started: Instant,
+        (started, seed): (Instant, u64),
         reporting: Option<Reporting>,
     ) -> Context {
         let spans = reporting.as_ref().map(|reporting| reporting.spans.clone());
-        let tracer = RefCell::new(Tracer::new(number, peers.len(), seed_of(number), spans));
+        let tracer = RefCell::new(Tracer::new(number, peers.len(), !seed, spans));
         let reporter =
             reporting.map(|reporting| Rc::new(Reporter::new(number, reporting, started)));
         Context {
@@ -192,7 +193,7 @@ impl Context {
             retired: RefCell::default(),
             targets: RefCell::default(),
             config: RefCell::default(),
-            rng: RefCell::new(Rng::new(seed_of(number))),
+            rng: RefCell::new(Rng::new(seed)),
             tracer,
             leftovers: Leftovers::default(),
             started,
@@ -230,7 +231,12 @@ impl Context {
     }
 
     /// A reading of the clock, for latencies. `Ring::now` is what deadlines are set by.
+    #[inline]
     pub(super) fn clock(&self) -> Duration {
+        #[cfg(test)]
+        if let Some(now) = self.ring.simulated_now() {
+            return now;
+        }
         self.started.elapsed()
     }
 
@@ -319,7 +325,7 @@ impl Drop for Hold {
 }
 
 /// Different on every shard and at every start, so that shards do not pick in step.
-fn seed_of(number: usize) -> u64 {
+pub(super) fn seed_of(number: usize) -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
     hasher.write_usize(number);

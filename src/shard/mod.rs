@@ -32,6 +32,8 @@ mod report;
 mod retries;
 mod rules;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod traces;
 mod transport;
 mod tunnel;
@@ -49,7 +51,7 @@ pub use self::plan::{Command, Listeners, Plan, ServerPlan, ServicePlan, SocketAd
 pub use self::report::Reporting;
 pub use self::shared::Shared;
 
-use self::context::Context;
+use self::context::{Context, seed_of};
 use self::upstream::Upstream;
 use crate::config::ShardSettings;
 use crate::control::Event;
@@ -129,7 +131,8 @@ async fn run(
     };
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
     let Given { started, plan, reporting } = given;
-    let context = Context::new(number, peers, ring.clone(), settings, started, reporting);
+    let begun = (started, seed_of(number));
+    let context = Context::new(number, peers, ring.clone(), settings, begun, reporting);
     let context = Rc::new(context);
     context.apply(&plan);
     drop(plan);

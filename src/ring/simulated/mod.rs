@@ -1,0 +1,329 @@
+//! A kernel made of a seed: it takes the ring's submissions as the real one does, from the same
+//! memory, and completes them in a random order in virtual time.
+//!
+//! What it may do the real kernel may do too: receive in any pieces, end a multishot when it likes,
+//! run out of buffers, let a cancel come before or after what it takes back, miss a send that a
+//! worker thread has. What is on the other end of each connection is the test's (`World`), which
+//! acts whenever the kernel is entered. Time goes on while a core is parked, to whatever comes
+//! next; so an hour of timeouts takes a moment, and one seed is one history.
+//!
+//! Sockets have a descriptor of the real kernel's, which carries nothing: they are opened and
+//! closed as ever. Eventfds are real.
+
+mod network;
+mod random;
+mod submission;
+
+use std::cell::RefCell;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::{cqueue, squeue};
+
+pub(crate) use self::network::{Network, Peer, Read};
+pub(crate) use self::random::{PATTERN_BYTES, Random, pattern};
+
+use self::network::{Received, Sent};
+use self::submission::{Asked, Posted, Submission, completion};
+use super::kernel;
+use super::{Ring, Settings};
+
+/// Time that passes at each enter.
+const TURN: Duration = Duration::from_micros(50);
+/// Enters in a row in which nothing happens and time stands still: a core that spins for ever.
+const MOST_IDLE_ENTERS: u32 = 100_000;
+
+/// Whoever is on the other ends of the connections.
+pub(crate) trait World {
+    /// Does what it likes to do now. When it is to be asked again at the latest; `None`: when
+    /// something else happens.
+    fn act(&mut self, network: &mut Network) -> Option<Duration>;
+}
+
+/// An operation that the kernel has taken.
+struct Flying {
+    user_data: u64,
+    asked: Asked,
+    /// What has been sent of it.
+    sent: usize,
+    /// A worker thread has it: a cancel does not reach it.
+    is_stuck: bool,
+}
+
+pub(crate) struct Kernel {
+    network: Rc<RefCell<Network>>,
+    world: Box<dyn World>,
+    queue: Vec<Submission>,
+    queue_entries: usize,
+    flying: Vec<Flying>,
+    groups: [Option<Posted>; 2],
+    completed: Vec<cqueue::Entry>,
+    idle_enters: u32,
+}
+
+/// A ring over a simulated kernel, and the network between it and `world`.
+pub(crate) fn ring(
+    settings: &Settings,
+    network: &Rc<RefCell<Network>>,
+    world: Box<dyn World>,
+) -> Ring {
+    let kernel = Kernel {
+        network: network.clone(),
+        world,
+        queue: Vec::new(),
+        queue_entries: settings.entries.next_power_of_two() as usize,
+        flying: Vec::new(),
+        groups: [None, None],
+        completed: Vec::new(),
+        idle_enters: 0,
+    };
+    Ring::over(kernel::Kernel::Simulated(kernel), settings).expect("memory for buffers")
+}
+
+impl Kernel {
+    pub(super) fn elapsed(&self) -> Duration {
+        self.network.borrow().now
+    }
+
+    pub(super) fn register_buffers(&mut self, address: u64, entries: u16, id: u16) {
+        self.groups[usize::from(id)] = Some(Posted::new(address, entries));
+    }
+
+    pub(super) fn push(&mut self, entry: &squeue::Entry) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        self.queue.push(Submission::of(entry));
+        true
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= self.queue_entries
+    }
+
+    pub(super) fn has_completions(&self) -> bool {
+        !self.completed.is_empty()
+    }
+
+    pub(super) fn reap(&mut self, into: &mut Vec<cqueue::Entry>) {
+        into.append(&mut self.completed);
+    }
+
+    pub(super) fn enter(&mut self, wanted: u32, most: Duration) -> std::io::Result<()> {
+        for submission in std::mem::take(&mut self.queue) {
+            self.begin(submission);
+        }
+        let (network, ends) = {
+            let mut network = self.network.borrow_mut();
+            network.now += TURN;
+            (self.network.clone(), network.now + most)
+        };
+        loop {
+            let next = self.world.act(&mut network.borrow_mut());
+            let before = self.completed.len();
+            self.proceed(&mut network.borrow_mut(), wanted > 0);
+            let mut network = network.borrow_mut();
+            if self.completed.len() > before || wanted == 0 || network.now >= ends {
+                self.idle_enters =
+                    if wanted == 0 && self.completed.is_empty() { self.idle_enters + 1 } else { 0 };
+                assert!(self.idle_enters < MOST_IDLE_ENTERS, "the core spins");
+                return Ok(());
+            }
+            let next = next.filter(|next| *next > network.now).unwrap_or(ends);
+            network.now = next.min(ends);
+        }
+    }
+
+    pub(super) fn cancel_everything(&mut self) {
+        self.flying.clear();
+    }
+
+    pub(super) fn shutdown(&mut self, fd: RawFd, how: i32) {
+        self.network.borrow_mut().shutdown_here(fd, how);
+    }
+
+    pub(super) fn reset_on_close(&mut self, fd: RawFd) {
+        self.network.borrow_mut().reset_on_close(fd);
+    }
+
+    pub(super) fn has_unread(&self, fd: RawFd) -> bool {
+        self.network.borrow().has_unread(fd)
+    }
+
+    pub(super) fn acknowledged_bytes(&self, fd: RawFd) -> u64 {
+        self.network.borrow().acknowledged_bytes(fd)
+    }
+
+    fn begin(&mut self, submission: Submission) {
+        let Submission { user_data, asked } = submission;
+        match asked {
+            Asked::Cancel { user_data: of } => self.cancel(user_data, |it| it.user_data == of),
+            Asked::CancelAll { fd } => self.cancel(user_data, |it| it.asked.fd() == Some(fd)),
+            Asked::Close { fd } => {
+                self.network.borrow_mut().close_here(fd);
+                self.completed.push(completion(user_data, 0, 0));
+            }
+            Asked::Connect { fd, ref address } => {
+                self.network.borrow_mut().dial_out(fd, address);
+                self.fly(user_data, asked);
+            }
+            _ => self.fly(user_data, asked),
+        }
+    }
+
+    fn fly(&mut self, user_data: u64, asked: Asked) {
+        let is_send = matches!(asked, Asked::Send { .. });
+        let is_stuck = is_send && self.network.borrow_mut().random.chance(10);
+        self.flying.push(Flying { user_data, asked, sent: 0, is_stuck });
+    }
+
+    /// Takes back what `is_it` picks, and completes the cancel before it or behind it.
+    fn cancel(&mut self, user_data: u64, is_it: impl Fn(&Flying) -> bool) {
+        let (mut found, mut taken) = (0, Vec::new());
+        let mut at = 0;
+        while at < self.flying.len() {
+            if !is_it(&self.flying[at]) {
+                at += 1;
+                continue;
+            }
+            found += 1;
+            if self.flying[at].is_stuck {
+                at += 1;
+                continue;
+            }
+            let it = self.flying.swap_remove(at);
+            let result = if it.sent > 0 { it.sent as i32 } else { -libc::ECANCELED };
+            taken.push(completion(it.user_data, result, 0));
+        }
+        let result = match (taken.len(), found) {
+            (0, 0) => -libc::ENOENT,
+            (0, _) => -libc::EALREADY,
+            (taken, _) => taken as i32,
+        };
+        let first = self.network.borrow_mut().random.chance(50);
+        let cancel = completion(user_data, result, 0);
+        if first {
+            self.completed.push(cancel.clone());
+        }
+        self.completed.append(&mut taken);
+        if !first {
+            self.completed.push(cancel);
+        }
+    }
+
+    /// Completes some of what can be completed now, in a random order; at least one if `some`.
+    fn proceed(&mut self, network: &mut Network, some: bool) {
+        let mut order: Vec<usize> = (0..self.flying.len()).collect();
+        network.random.shuffle(&mut order);
+        let mut over = Vec::new();
+        for at in order {
+            if (self.completed.is_empty() && some) || network.random.chance(70) {
+                if self.try_one(network, at) {
+                    over.push(at);
+                }
+            }
+        }
+        over.sort_unstable_by(|a, b| b.cmp(a));
+        over.into_iter().for_each(|at| drop(self.flying.swap_remove(at)));
+    }
+
+    /// Lets one operation go on. Whether it is over.
+    fn try_one(&mut self, network: &mut Network, at: usize) -> bool {
+        let Kernel { flying, groups, completed, .. } = self;
+        let it = &mut flying[at];
+        let (result, flags) = match it.asked {
+            Asked::ReceivePieces { fd, group, many } => {
+                let group = groups[group].as_mut().expect("a group that was registered");
+                return receive_pieces(network, group, completed, it.user_data, (fd, many));
+            }
+            Asked::Receive { fd, memory, len } => match network.receive(fd, len) {
+                Received::Nothing => return false,
+                Received::End => (0, 0),
+                Received::Failed(errno) => (-errno, 0),
+                // SAFETY: the ring keeps `len` bytes there until this operation has completed.
+                Received::Bytes(bytes) => (unsafe { submission::write(memory, &bytes) }, 0),
+            },
+            Asked::Send { fd, memory, len } => {
+                // SAFETY: as above; `sent` never exceeds `len`.
+                let left = unsafe { submission::read(memory, len, it.sent) };
+                match network.send(fd, left) {
+                    Sent::Failed(errno) if it.sent == 0 => (-errno, 0),
+                    Sent::Failed(_) => (it.sent as i32, 0),
+                    Sent::Bytes(bytes) => {
+                        it.sent += bytes;
+                        if it.sent < len {
+                            return false;
+                        }
+                        (len as i32, 0)
+                    }
+                }
+            }
+            Asked::Connect { fd, .. } => match network.dialled(fd) {
+                None => return false,
+                Some(result) => (result, 0),
+            },
+            Asked::Accept { .. } => match network.accept() {
+                None => return false,
+                Some(fd) => {
+                    let more = !network.random.chance(5);
+                    let flags = if more { submission::MORE } else { 0 };
+                    completed.push(completion(it.user_data, fd, flags));
+                    return !more;
+                }
+            },
+            Asked::Event { fd, memory } => match submission::read_event(fd) {
+                None => return false,
+                // SAFETY: the ring keeps eight bytes there until this operation has completed.
+                Some(count) => (unsafe { submission::write(memory, &count.to_ne_bytes()) }, 0),
+            },
+            Asked::Cancel { .. } | Asked::CancelAll { .. } | Asked::Close { .. } => return true,
+        };
+        completed.push(completion(it.user_data, result, flags));
+        true
+    }
+}
+
+/// Whether the receive is over.
+fn receive_pieces(
+    network: &mut Network,
+    group: &mut Posted,
+    completed: &mut Vec<cqueue::Entry>,
+    user_data: u64,
+    (fd, many): (RawFd, bool),
+) -> bool {
+    loop {
+        if !network.is_readable(fd) {
+            return false;
+        }
+        let buffer = match network.has_unread(fd) {
+            false => None,
+            true => match group.take() {
+                Some(buffer) => Some(buffer),
+                None => {
+                    completed.push(completion(user_data, -libc::ENOBUFS, 0));
+                    return true;
+                }
+            },
+        };
+        let (result, flags) = match (network.receive(fd, Posted::BYTES), &buffer) {
+            (Received::Bytes(bytes), Some(buffer)) => (buffer.fill(&bytes), buffer.flags()),
+            (Received::Failed(errno), _) => (-errno, 0),
+            (Received::End, _) => (0, 0),
+            (Received::Nothing | Received::Bytes(_), _) => unreachable!("it was readable"),
+        };
+        let more = many && result > 0 && !network.random.chance(5);
+        let flags = flags | if more { submission::MORE } else { 0 };
+        completed.push(completion(user_data, result, flags));
+        if !more {
+            return true;
+        }
+        if network.random.chance(50) {
+            return false;
+        }
+    }
+}

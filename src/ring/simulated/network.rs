@@ -1,0 +1,325 @@
+//! Connections between the ring's sockets and the world's peers: two lines of bytes each, which
+//! hold so much and no more, and end by a close, a half-close or a reset.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Type};
+
+use super::Random;
+
+/// The other end of a connection, as the world names it.
+pub(crate) type Peer = usize;
+
+/// What a peer finds to read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Bytes(Vec<u8>),
+    Nothing,
+    /// All that will ever come has come.
+    End,
+    /// Broken off: what came before may be a part of something.
+    Reset,
+}
+
+pub(super) enum Received {
+    Bytes(Vec<u8>),
+    Nothing,
+    End,
+    Failed(i32),
+}
+
+pub(super) enum Sent {
+    Bytes(usize),
+    Failed(i32),
+}
+
+/// One direction.
+#[derive(Default)]
+struct Line {
+    bytes: VecDeque<u8>,
+    /// Nothing follows.
+    ended: bool,
+    /// Bytes that were ever put in.
+    total: u64,
+}
+
+enum Dial {
+    /// A socket that is not connected yet.
+    Unasked,
+    Ringing(SocketAddr),
+    Done(i32),
+    Connected,
+}
+
+struct Connection {
+    inward: Line,
+    outward: Line,
+    dial: Dial,
+    /// Who broke it off, if anybody.
+    reset_by_peer: bool,
+    reset_here: bool,
+    /// The peer takes nothing more: it has closed.
+    peer_closed: bool,
+    /// The ring's end has been closed.
+    closed_here: bool,
+    resets_on_close: bool,
+}
+
+pub(crate) struct Network {
+    pub(crate) now: Duration,
+    pub(crate) random: Random,
+    /// What each line holds: a socket's buffers.
+    pub(crate) window: usize,
+    connections: Vec<Connection>,
+    here: HashMap<RawFd, Peer>,
+    /// Peers that nobody has accepted yet.
+    backlog: VecDeque<Peer>,
+    /// Connections that the ring asks for.
+    ringing: VecDeque<Peer>,
+}
+
+impl Connection {
+    fn new(dial: Dial) -> Connection {
+        Connection {
+            inward: Line::default(),
+            outward: Line::default(),
+            dial,
+            reset_by_peer: false,
+            reset_here: false,
+            peer_closed: false,
+            closed_here: false,
+            resets_on_close: false,
+        }
+    }
+}
+
+/// The world's side.
+impl Network {
+    pub(crate) fn new(seed: u64, window: usize) -> Network {
+        Network {
+            now: Duration::ZERO,
+            random: Random::new(seed),
+            window,
+            connections: Vec::new(),
+            here: HashMap::new(),
+            backlog: VecDeque::new(),
+            ringing: VecDeque::new(),
+        }
+    }
+
+    /// A client connects to the one listener that there is.
+    pub(crate) fn dial(&mut self) -> Peer {
+        self.connections.push(Connection::new(Dial::Connected));
+        let peer = self.connections.len() - 1;
+        self.backlog.push_back(peer);
+        peer
+    }
+
+    /// A connection that the ring asks for, to be answered by `pick_up` or `refuse`; or never.
+    pub(crate) fn take_ringing(&mut self) -> Option<(Peer, SocketAddr)> {
+        loop {
+            let peer = self.ringing.pop_front()?;
+            let it = &self.connections[peer];
+            match it.dial {
+                Dial::Ringing(address) if !it.closed_here => return Some((peer, address)),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn pick_up(&mut self, peer: Peer) {
+        self.connections[peer].dial = Dial::Done(0);
+    }
+
+    pub(crate) fn refuse(&mut self, peer: Peer, errno: i32) {
+        self.connections[peer].dial = Dial::Done(-errno);
+        self.connections[peer].peer_closed = true;
+    }
+
+    /// How much of `bytes` the line took. `None`: the connection takes no more.
+    pub(crate) fn write(&mut self, peer: Peer, bytes: &[u8]) -> Option<usize> {
+        let it = &mut self.connections[peer];
+        if it.closed_here || it.reset_here || it.reset_by_peer || it.inward.ended {
+            return None;
+        }
+        let taken = bytes.len().min(self.window.saturating_sub(it.inward.bytes.len()));
+        it.inward.bytes.extend(&bytes[..taken]);
+        it.inward.total += taken as u64;
+        Some(taken)
+    }
+
+    pub(crate) fn read(&mut self, peer: Peer, most: usize) -> Read {
+        let it = &mut self.connections[peer];
+        if it.reset_here {
+            return Read::Reset;
+        }
+        let taken = most.min(it.outward.bytes.len());
+        match (taken, it.outward.bytes.is_empty(), it.outward.ended) {
+            (1.., ..) => Read::Bytes(it.outward.bytes.drain(..taken).collect()),
+            (0, true, true) => Read::End,
+            (0, ..) => Read::Nothing,
+        }
+    }
+
+    /// Half-closes.
+    pub(crate) fn shutdown(&mut self, peer: Peer) {
+        self.connections[peer].inward.ended = true;
+    }
+
+    /// Whether that was a clean end.
+    pub(crate) fn close(&mut self, peer: Peer) -> bool {
+        let it = &mut self.connections[peer];
+        it.inward.ended = true;
+        it.peer_closed = true;
+        let is_clean = it.outward.bytes.is_empty();
+        if !is_clean {
+            // What it has not read makes a close a reset (RFC 2525 section 2.17).
+            self.reset(peer);
+        }
+        is_clean
+    }
+
+    pub(crate) fn reset(&mut self, peer: Peer) {
+        let it = &mut self.connections[peer];
+        it.reset_by_peer = true;
+        it.peer_closed = true;
+        // A reset overtakes what was sent before it, or does not.
+        if self.random.chance(50) {
+            it.inward.bytes.clear();
+        }
+    }
+
+    /// Whether the ring has closed its end.
+    pub(crate) fn is_closed_here(&self, peer: Peer) -> bool {
+        self.connections[peer].closed_here
+    }
+
+    /// Connections whose end the ring has not closed.
+    pub(crate) fn open_here(&self) -> usize {
+        self.here.len()
+    }
+}
+
+/// The kernel's side.
+impl Network {
+    /// The connection of a descriptor, which may be asked for this or that before it is connected.
+    fn at(&mut self, fd: RawFd) -> &mut Connection {
+        let connections = &mut self.connections;
+        let peer = *self.here.entry(fd).or_insert_with(|| {
+            connections.push(Connection::new(Dial::Unasked));
+            connections.len() - 1
+        });
+        &mut connections[peer]
+    }
+
+    /// A descriptor for a client that waits.
+    pub(super) fn accept(&mut self) -> Option<RawFd> {
+        let peer = self.backlog.pop_front()?;
+        let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+        let fd = socket.into_raw_fd();
+        self.here.insert(fd, peer);
+        Some(fd)
+    }
+
+    pub(super) fn dial_out(&mut self, fd: RawFd, address: &SockAddr) {
+        let address = address.as_socket().expect("an IP address");
+        self.at(fd).dial = Dial::Ringing(address);
+        self.ringing.push_back(self.here[&fd]);
+    }
+
+    /// What became of a connect.
+    pub(super) fn dialled(&mut self, fd: RawFd) -> Option<i32> {
+        let it = self.at(fd);
+        match it.dial {
+            Dial::Unasked | Dial::Ringing(_) | Dial::Connected => None,
+            Dial::Done(result) => {
+                it.dial = Dial::Connected;
+                Some(result)
+            }
+        }
+    }
+
+    /// Whether a receive has something to say.
+    pub(super) fn is_readable(&mut self, fd: RawFd) -> bool {
+        let it = self.at(fd);
+        it.reset_by_peer || it.inward.ended || !it.inward.bytes.is_empty()
+    }
+
+    pub(super) fn has_unread(&self, fd: RawFd) -> bool {
+        let peer = self.here.get(&fd);
+        peer.is_some_and(|peer| !self.connections[*peer].inward.bytes.is_empty())
+    }
+
+    pub(super) fn acknowledged_bytes(&self, fd: RawFd) -> u64 {
+        self.here.get(&fd).map_or(0, |peer| self.connections[*peer].outward.total)
+    }
+
+    /// Up to `most` bytes: all that is there, or fewer.
+    pub(super) fn receive(&mut self, fd: RawFd, most: usize) -> Received {
+        let there = self.at(fd).inward.bytes.len();
+        let most = match self.random.chance(60) {
+            true => most,
+            false => self.random.between(1, most.min(there).max(1)),
+        };
+        let it = self.at(fd);
+        let taken = most.min(there);
+        match (taken, it.reset_by_peer, it.inward.ended) {
+            (1.., ..) => Received::Bytes(it.inward.bytes.drain(..taken).collect()),
+            (0, true, _) => Received::Failed(libc::ECONNRESET),
+            (0, false, true) => Received::End,
+            (0, false, false) => Received::Nothing,
+        }
+    }
+
+    pub(super) fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Sent {
+        let window = self.window;
+        let it = self.at(fd);
+        if it.reset_by_peer {
+            return Sent::Failed(libc::ECONNRESET);
+        }
+        if it.outward.ended || it.reset_here {
+            return Sent::Failed(libc::EPIPE);
+        }
+        if it.peer_closed {
+            // The first bytes after a close are answered by a reset.
+            it.reset_by_peer = true;
+            return Sent::Bytes(bytes.len());
+        }
+        let room = window.saturating_sub(it.outward.bytes.len());
+        let taken = bytes.len().min(room);
+        it.outward.bytes.extend(&bytes[..taken]);
+        it.outward.total += taken as u64;
+        Sent::Bytes(taken)
+    }
+
+    pub(super) fn shutdown_here(&mut self, fd: RawFd, how: i32) {
+        let it = self.at(fd);
+        if how != libc::SHUT_RD {
+            it.outward.ended = true;
+        }
+        if how != libc::SHUT_WR {
+            it.inward.bytes.clear();
+            it.inward.ended = true;
+        }
+    }
+
+    pub(super) fn reset_on_close(&mut self, fd: RawFd) {
+        self.at(fd).resets_on_close = true;
+    }
+
+    pub(super) fn close_here(&mut self, fd: RawFd) {
+        // SAFETY: the ring owned this descriptor, and has just given it up.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        let Some(peer) = self.here.remove(&fd) else { return };
+        let it = &mut self.connections[peer];
+        it.closed_here = true;
+        let unread = !it.inward.bytes.is_empty() && !it.reset_by_peer;
+        if it.resets_on_close || unread {
+            it.reset_here = true;
+        }
+        it.outward.ended = true;
+    }
+}
