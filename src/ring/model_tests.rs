@@ -12,7 +12,7 @@ use socket2::SockAddr;
 use super::simulated::{self, Network, Peer, Random, Read, World, pattern};
 use super::*;
 
-const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 3_000 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 3_000 };
 const TASKS: usize = 8;
 const CONNECTIONS_PER_TASK: usize = 6;
 
@@ -65,11 +65,11 @@ impl Line {
             0 => {
                 network.close(self.peer);
                 self.is_over = true;
-            },
+            }
             1 => {
                 network.reset(self.peer);
                 self.is_over = true;
-            },
+            }
             2 => network.shutdown(self.peer),
             3..20 => {
                 let len = network.random.between(1, 9_000);
@@ -86,9 +86,9 @@ impl Line {
                     }
                     Read::Nothing => {}
                     Read::End => {
-                network.close(self.peer);
-                self.is_over = true;
-            },
+                        network.close(self.peer);
+                        self.is_over = true;
+                    }
                     Read::Reset => self.is_over = true,
                 }
             }

@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A request that has an answer to come.
 struct Awaited {
+    /// 0: what was no request.
     number: u64,
     /// Which answer it is that comes, and how much of it has.
     answer: Option<Coming>,
@@ -237,8 +238,8 @@ impl Client {
     fn take_in(&mut self, books: &mut Books) {
         loop {
             let (is_1_0, method) = match self.awaited.front() {
-                Some(it) => (self.is_1_0, books.request(it.number).method),
-                None => (self.is_1_0, "nothing"),
+                Some(it) if it.number > 0 => (self.is_1_0, books.request(it.number).method),
+                Some(_) | None => (self.is_1_0, "nothing"),
             };
             match self.reader.next(|head| framing(head, method, is_1_0)) {
                 None => return,

@@ -35,12 +35,13 @@ use crate::config::{Config, Host};
 use crate::ring::simulated::{self, Network, Random, World};
 use crate::ring::{MailboxSender, Ring, Settings, mailbox};
 
-const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 4_000 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 3_000 };
 /// Nobody has to wait longer than that, in virtual time.
 const LIMIT: Duration = Duration::from_secs(600);
 /// How long the last drain may take.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// Timeouts are what the weather makes of them.
 const CONFIG: &str = "
 runtime: {cores: 1}
 telemetry: off
@@ -48,7 +49,7 @@ routers:
 - label: http
   servers: [{port: 4140}]
   timeouts:
-    {head_timeout_ms: 2000, idle_timeout_ms: 5000, stall_timeout_ms: 2000, linger_ms: 500}
+    {head_timeout_ms: HEAD, idle_timeout_ms: IDLE, stall_timeout_ms: HEAD, linger_ms: 500}
   routes:
   - {host: retrying, service: retrying}
   - {host: limited, service: limited}
@@ -56,20 +57,20 @@ routers:
 services:
   plain:
     endpoints: ['127.0.0.1:1001', '127.0.0.1:1002', '127.0.0.1:1003']
-    timeouts: {connect_ms: 500, attempt_ms: 20000, expect_timeout_ms: 500}
+    timeouts: {connect_ms: 500, attempt_ms: WHOLE, expect_timeout_ms: 500}
     failure_accrual: {kind: none}
   retrying:
     endpoints: ['127.0.0.1:2001', '127.0.0.1:2002']
-    timeouts: {connect_ms: 500, attempt_ms: 20000, request_ms: 50000}
+    timeouts: {connect_ms: 500, attempt_ms: WHOLE, request_ms: WHOLE}
     failure_accrual: {kind: none}
     retries: {classifier: retryable_read_5xx, backoff: {kind: constant, ms: 20}}
   limited:
     endpoints: ['127.0.0.1:3001']
     balancer: {kind: round_robin}
     pool: {max_idle: 1, idle_ms: 1000}
-    timeouts: {connect_ms: 500, attempt_ms: 20000}
+    timeouts: {connect_ms: 500, attempt_ms: WHOLE}
     failure_accrual: {kind: none}
-    limits: {max_concurrent: 2, max_queue: 100, queue_timeout_ms: 60000}
+    limits: {max_concurrent: 2, max_queue: 100, queue_timeout_ms: WHOLE}
 ";
 
 /// Everybody but the proxy.
@@ -148,9 +149,12 @@ impl Future for UntilOver {
     }
 }
 
-fn plan(seed: u64) -> Arc<Plan> {
+fn plan(seed: u64, is_rough: bool) -> Arc<Plan> {
     let host = Host::with_cores([0]);
-    let config = Config::from_yaml(CONFIG, "the simulation", &host, &[]).expect("a configuration");
+    let (head, idle, whole) =
+        if is_rough { ("2000", "5000", "20000") } else { ("100000", "100000", "500000") };
+    let text = CONFIG.replace("HEAD", head).replace("IDLE", idle).replace("WHOLE", whole);
+    let config = Config::from_yaml(&text, "the simulation", &host, &[]).expect("a configuration");
     let started = Instant::now();
     let service = |(number, service): (usize, &crate::config::Service)| {
         let shared = Arc::new(Shared::new(number as u32 + 1, 1, started, seed));
@@ -200,7 +204,7 @@ fn run_seed(seed: u64) -> Counts {
     };
     LocalExecutor::default().run(async move {
         let ring = simulated::ring(&settings, &network, Box::new(everybody));
-        let context = shard(&ring, seed, commands);
+        let context = shard(&ring, plan(seed, is_rough), seed, commands);
         let over = Rc::<Over>::default();
         let spawn = |task: Pin<Box<dyn Future<Output = ()>>>| {
             ring.spawn(UntilOver { task, over: over.clone() });
@@ -222,8 +226,7 @@ fn run_seed(seed: u64) -> Counts {
     Rc::try_unwrap(books).expect("the world has gone").into_inner().counts
 }
 
-fn shard(ring: &Ring, seed: u64, commands: MailboxSender<Command>) -> Rc<Context> {
-    let plan = plan(seed);
+fn shard(ring: &Ring, plan: Arc<Plan>, seed: u64, commands: MailboxSender<Command>) -> Rc<Context> {
     let settings = plan.config.runtime.shards[0].clone();
     let peers = Arc::new(Peers::new(vec![(10_000, commands)]));
     let context = Context::new(0, peers, ring.clone(), settings, (Instant::now(), seed), None);
