@@ -39,11 +39,23 @@ pub(super) enum Sent {
 /// One direction.
 #[derive(Default)]
 struct Line {
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
     /// Nothing follows.
     ended: bool,
     /// Bytes that were ever put in.
     total: u64,
+}
+
+impl Line {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.total += bytes.len() as u64;
+    }
+
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let rest = self.bytes.split_off(len);
+        std::mem::replace(&mut self.bytes, rest)
+    }
 }
 
 enum Dial {
@@ -146,8 +158,7 @@ impl Network {
             return None;
         }
         let taken = bytes.len().min(self.window.saturating_sub(it.inward.bytes.len()));
-        it.inward.bytes.extend(&bytes[..taken]);
-        it.inward.total += taken as u64;
+        it.inward.put(&bytes[..taken]);
         Some(taken)
     }
 
@@ -158,7 +169,7 @@ impl Network {
         }
         let taken = most.min(it.outward.bytes.len());
         match (taken, it.outward.bytes.is_empty(), it.outward.ended) {
-            (1.., ..) => Read::Bytes(it.outward.bytes.drain(..taken).collect()),
+            (1.., ..) => Read::Bytes(it.outward.take(taken)),
             (0, true, true) => Read::End,
             (0, ..) => Read::Nothing,
         }
@@ -267,7 +278,7 @@ impl Network {
         let it = self.at(fd);
         let taken = most.min(there);
         match (taken, it.reset_by_peer, it.inward.ended) {
-            (1.., ..) => Received::Bytes(it.inward.bytes.drain(..taken).collect()),
+            (1.., ..) => Received::Bytes(it.inward.take(taken)),
             (0, true, _) => Received::Failed(libc::ECONNRESET),
             (0, false, true) => Received::End,
             (0, false, false) => Received::Nothing,
@@ -290,8 +301,7 @@ impl Network {
         }
         let room = window.saturating_sub(it.outward.bytes.len());
         let taken = bytes.len().min(room);
-        it.outward.bytes.extend(&bytes[..taken]);
-        it.outward.total += taken as u64;
+        it.outward.put(&bytes[..taken]);
         Sent::Bytes(taken)
     }
 

@@ -12,11 +12,11 @@
 mod books;
 mod client;
 mod origin;
+mod plans;
 mod script;
 mod wire;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,10 +28,9 @@ use glommio::LocalExecutor;
 use self::books::{Books, Counts};
 use self::client::Client;
 use self::origin::Origin;
+use self::plans::Planner;
 use super::context::Context;
-use super::plan::{Plan, ServerPlan, ServicePlan, SocketAddresses, Wanted};
-use super::{Command, Peers, Shared};
-use crate::config::{Config, Host};
+use super::{Command, Peers, Plan};
 use crate::ring::simulated::{self, Network, Random, World};
 use crate::ring::{MailboxSender, Ring, Settings, mailbox};
 
@@ -40,38 +39,6 @@ const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 3_000 };
 const LIMIT: Duration = Duration::from_secs(600);
 /// How long the last drain may take.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// Timeouts are what the weather makes of them.
-const CONFIG: &str = "
-runtime: {cores: 1}
-telemetry: off
-routers:
-- label: http
-  servers: [{port: 4140}]
-  timeouts:
-    {head_timeout_ms: HEAD, idle_timeout_ms: IDLE, stall_timeout_ms: HEAD, linger_ms: 500}
-  routes:
-  - {host: retrying, service: retrying}
-  - {host: limited, service: limited}
-  - {service: plain}
-services:
-  plain:
-    endpoints: ['127.0.0.1:1001', '127.0.0.1:1002', '127.0.0.1:1003']
-    timeouts: {connect_ms: 500, attempt_ms: WHOLE, expect_timeout_ms: 500}
-    failure_accrual: {kind: none}
-  retrying:
-    endpoints: ['127.0.0.1:2001', '127.0.0.1:2002']
-    timeouts: {connect_ms: 500, attempt_ms: WHOLE, request_ms: WHOLE}
-    failure_accrual: {kind: none}
-    retries: {classifier: retryable_read_5xx, backoff: {kind: constant, ms: 20}}
-  limited:
-    endpoints: ['127.0.0.1:3001']
-    balancer: {kind: round_robin}
-    pool: {max_idle: 1, idle_ms: 1000}
-    timeouts: {connect_ms: 500, attempt_ms: WHOLE}
-    failure_accrual: {kind: none}
-    limits: {max_concurrent: 2, max_queue: 100, queue_timeout_ms: WHOLE}
-";
 
 /// Everybody but the proxy.
 struct Everybody {
@@ -82,6 +49,8 @@ struct Everybody {
     to_come: usize,
     is_rough: bool,
     commands: MailboxSender<Command>,
+    /// What is configured anew, and when.
+    reloads: Vec<(Duration, Arc<Plan>)>,
     /// When the shard is told to end; at the latest when everybody has gone.
     drains_at: Option<Duration>,
 }
@@ -110,6 +79,9 @@ impl World for Everybody {
         }
         self.clients.retain(|client| !client.is_over);
         self.origins.retain(|origin| !origin.is_over);
+        while let Some((_, plan)) = self.reloads.pop_if(|(at, _)| *at <= network.now) {
+            self.commands.send(Command::Apply(plan)).expect("room for a command");
+        }
         let is_over = self.to_come == 0 && self.clients.is_empty();
         if let Some(at) = self.drains_at
             && (is_over || network.now >= at)
@@ -117,7 +89,7 @@ impl World for Everybody {
             self.drains_at = None;
             self.to_come = 0;
             let command = Command::Drain { grace: Duration::ZERO, drain: DRAIN };
-            self.commands.send(command).expect("room for one command");
+            self.commands.send(command).expect("room for a command");
         }
         assert!(network.now < LIMIT, "somebody waits for ever");
         let soon = Duration::from_millis(network.random.between(1, 30) as u64);
@@ -149,31 +121,6 @@ impl Future for UntilOver {
     }
 }
 
-fn plan(seed: u64, is_rough: bool) -> Arc<Plan> {
-    let host = Host::with_cores([0]);
-    let (head, idle, whole) =
-        if is_rough { ("2000", "5000", "20000") } else { ("100000", "100000", "500000") };
-    let text = CONFIG.replace("HEAD", head).replace("IDLE", idle).replace("WHOLE", whole);
-    let config = Config::from_yaml(&text, "the simulation", &host, &[]).expect("a configuration");
-    let started = Instant::now();
-    let service = |(number, service): (usize, &crate::config::Service)| {
-        let shared = Arc::new(Shared::new(number as u32 + 1, 1, started, seed));
-        let wanted = service.endpoints.iter().map(|it| Wanted {
-            address: it.address.clone(),
-            weight: it.weight,
-            drained: false,
-        });
-        let wanted: Vec<Wanted> = wanted.collect();
-        let addresses = SocketAddresses::of(&wanted).expect("addresses");
-        ServicePlan::new(&shared, service, &wanted, addresses)
-    };
-    let services = config.services.iter().enumerate().map(service).collect();
-    let address = SocketAddr::from(([127, 0, 0, 1], 4140));
-    let servers = vec![ServerPlan { number: 1, address }];
-    let config = Arc::new(config);
-    Arc::new(Plan { generation: 1, config, servers, services, layout: None, tracing: None })
-}
-
 fn run_seed(seed: u64) -> Counts {
     let mut random = Random::new(!seed);
     let is_rough = seed % 2 == 1;
@@ -190,6 +137,14 @@ fn run_seed(seed: u64) -> Counts {
     let books = Rc::<RefCell<Books>>::default();
     let (commands, mailbox) = mailbox(16).expect("a mailbox");
     let drains_early = is_rough && random.chance(20);
+    let mut planner = Planner::new(seed, is_rough);
+    let plan = planner.plan();
+    let reloads = (0..random.below(4)).map(|at| {
+        let at = Duration::from_millis(at as u64 * 700 + random.between(1, 700) as u64);
+        (at, planner.plan())
+    });
+    let mut reloads: Vec<_> = reloads.collect();
+    reloads.reverse();
     let everybody = Everybody {
         books: books.clone(),
         clients: Vec::new(),
@@ -197,6 +152,7 @@ fn run_seed(seed: u64) -> Counts {
         to_come: random.between(2, 14),
         is_rough,
         commands: commands.clone(),
+        reloads,
         drains_at: Some(match drains_early {
             true => Duration::from_millis(random.between(50, 3_000) as u64),
             false => LIMIT,
@@ -204,7 +160,7 @@ fn run_seed(seed: u64) -> Counts {
     };
     LocalExecutor::default().run(async move {
         let ring = simulated::ring(&settings, &network, Box::new(everybody));
-        let context = shard(&ring, plan(seed, is_rough), seed, commands);
+        let context = shard(&ring, &plan, seed, commands);
         let over = Rc::<Over>::default();
         let spawn = |task: Pin<Box<dyn Future<Output = ()>>>| {
             ring.spawn(UntilOver { task, over: over.clone() });
@@ -226,12 +182,17 @@ fn run_seed(seed: u64) -> Counts {
     Rc::try_unwrap(books).expect("the world has gone").into_inner().counts
 }
 
-fn shard(ring: &Ring, plan: Arc<Plan>, seed: u64, commands: MailboxSender<Command>) -> Rc<Context> {
+fn shard(
+    ring: &Ring,
+    plan: &Arc<Plan>,
+    seed: u64,
+    commands: MailboxSender<Command>,
+) -> Rc<Context> {
     let settings = plan.config.runtime.shards[0].clone();
     let peers = Arc::new(Peers::new(vec![(10_000, commands)]));
     let context = Context::new(0, peers, ring.clone(), settings, (Instant::now(), seed), None);
     let context = Rc::new(context);
-    context.apply(&plan);
+    context.apply(plan);
     context
 }
 

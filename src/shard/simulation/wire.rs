@@ -164,7 +164,8 @@ impl Reader {
     }
 
     fn take(&mut self, len: usize) -> Vec<u8> {
-        self.bytes.drain(..len).collect()
+        let rest = self.bytes.split_off(len);
+        std::mem::replace(&mut self.bytes, rest)
     }
 }
 
