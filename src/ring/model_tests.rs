@@ -206,8 +206,7 @@ fn run_seed(seed: u64) -> Stats {
 
 #[test]
 fn random_orders_of_completions_mix_nothing_up_and_leave_nothing() {
-    let first = std::env::var("RINGLANE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
+    let seeds = simulated::seeds(SEEDS);
     let mut sum = Stats::default();
     for seed in seeds.clone() {
         let caught = std::panic::catch_unwind(|| run_seed(seed));
@@ -226,5 +225,5 @@ fn random_orders_of_completions_mix_nothing_up_and_leave_nothing() {
         sum.cqes,
         sum.buffers_exhausted
     );
-    assert!(sum.buffers_exhausted > 0 || first.is_some(), "no seed ran out of buffers");
+    assert!(sum.buffers_exhausted > 0 || sum.cqes < 10_000, "no seed ran out of buffers");
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use io_uring::{cqueue, squeue};
 
 pub(crate) use self::network::{Network, Peer, Read};
-pub(crate) use self::random::{PATTERN_BYTES, Random, pattern};
+pub(crate) use self::random::{PATTERN_BYTES, Random, pattern, seeds};
 
 use self::network::{Received, Sent};
 use self::submission::{Asked, Posted, Submission, completion};

@@ -1,5 +1,6 @@
 //! Random numbers of a seed (xorshift64*), and what tests make of them.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 #[derive(Clone, Debug)]
@@ -59,4 +60,14 @@ pub(crate) fn pattern(stream: u64, from: u64, len: usize) -> &'static [u8] {
     let start = stream.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
     let start = start.wrapping_add(from) as usize % PATTERN_BYTES;
     &twice[start..start + len]
+}
+
+/// The seeds to run: so many, or as many as `RINGLANE_SEEDS` says, or the one that `RINGLANE_SEED`
+/// names.
+pub(crate) fn seeds(usual: u64) -> Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|it| it.parse::<u64>().ok());
+    match number("RINGLANE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RINGLANE_SEEDS").unwrap_or(usual),
+    }
 }

@@ -9,6 +9,8 @@ use crate::ring::simulated::{PATTERN_BYTES, pattern};
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) method: &'static str,
+    /// It asks for a tunnel, whose bytes are its body.
+    pub(super) is_tunnel: bool,
     /// Of its body; `None`: it has none.
     pub(super) body_bytes: Option<u64>,
     /// How much of that has left the client.
@@ -50,8 +52,14 @@ impl Books {
     pub(super) fn ask(&mut self, method: &'static str, body_bytes: Option<u64>) -> u64 {
         self.counts.requests += 1;
         let number = self.counts.requests;
-        let asked =
-            Asked { method, body_bytes, written_bytes: 0, is_written: false, heads_seen: 0 };
+        let asked = Asked {
+            method,
+            is_tunnel: false,
+            body_bytes,
+            written_bytes: 0,
+            is_written: false,
+            heads_seen: 0,
+        };
         self.asked.insert(number, asked);
         number
     }

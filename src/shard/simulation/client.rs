@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::books::{Books, answer_body, is_from, request_body};
 use super::script::{Part, Script};
 use super::wire::{Event, Framing, Head, Reader};
-use crate::ring::simulated::{Network, Peer, Read};
+use crate::ring::simulated::{Network, Peer, Random, Read};
 
 /// Services that are configured, as hosts.
 const HOSTS: [&str; 3] = ["plain", "retrying", "limited"];
@@ -45,6 +45,8 @@ pub(super) struct Client {
     reader: Reader,
     /// An answer said that it is the last.
     told_close: bool,
+    /// Half-closes when all has left.
+    ends_with_script: bool,
     sleeps_until: Duration,
     half_closed: bool,
     pub(super) is_over: bool,
@@ -64,6 +66,7 @@ impl Client {
             awaited: VecDeque::new(),
             reader: Reader::default(),
             told_close: false,
+            ends_with_script: false,
             sleeps_until: Duration::ZERO,
             half_closed: false,
             is_over: false,
@@ -141,11 +144,16 @@ impl Client {
         if written.is_none() {
             self.script.clear();
             self.to_ask = 0;
+        } else if self.script.is_empty() && std::mem::take(&mut self.ends_with_script) {
+            network.shutdown(self.peer);
         }
     }
 
     fn ask(&mut self, network: &mut Network, books: &mut Books) {
         self.to_ask -= 1;
+        if self.to_ask == 0 && !self.is_1_0 && network.random.chance(20) {
+            return self.ask_for_tunnel(network, books);
+        }
         let random = &mut network.random;
         let method = *random.pick(&METHODS);
         let may_have_body = matches!(method, "POST" | "PUT");
@@ -190,13 +198,32 @@ impl Client {
         self.awaited.push_back(Awaited { number, answer: None });
     }
 
+    fn ask_for_tunnel(&mut self, network: &mut Network, books: &mut Books) {
+        let bytes = *network.random.pick(&SIZES);
+        let number = books.ask("GET", None);
+        let asked = books.request(number);
+        (asked.is_tunnel, asked.body_bytes) = (true, Some(bytes));
+        let head = format!(
+            "GET /{number} HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        );
+        self.script.add(head, Part::Frame);
+        self.awaited.push_back(Awaited { number, answer: None });
+    }
+
+    /// The bytes that a tunnel is for.
+    fn switch(&mut self, number: u64, bytes: u64, random: &mut Random) {
+        let stretch = |from, len| request_body(number, from, len);
+        self.script.add_body(number, bytes, None, stretch, || random.between(1, 20_000));
+        self.ends_with_script = true;
+    }
+
     fn read(&mut self, network: &mut Network, books: &mut Books) {
         let most = network.random.between(1, 30_000);
         match network.read(self.peer, most) {
             Read::Nothing => {}
             Read::Bytes(bytes) => {
                 self.reader.push(&bytes);
-                self.take_in(books);
+                self.take_in(network, books);
                 if self.is_done() && !self.half_closed {
                     network.close(self.peer);
                     self.is_over = true;
@@ -212,7 +239,11 @@ impl Client {
                     "a clean end within an answer: {:?}",
                     self.reader
                 );
-                let is_fine = self.awaited.is_empty() || self.told_close;
+                if self.ends_with_script {
+                    // The other end of a tunnel has said all; this one has not.
+                    return;
+                }
+                let is_fine = self.is_done() || self.told_close;
                 assert!(self.is_rough || is_fine, "closed without an answer");
                 network.close(self.peer);
                 self.leave(books);
@@ -235,7 +266,7 @@ impl Client {
         self.is_over = true;
     }
 
-    fn take_in(&mut self, books: &mut Books) {
+    fn take_in(&mut self, network: &mut Network, books: &mut Books) {
         loop {
             let (is_1_0, method) = match self.awaited.front() {
                 Some(it) if it.number > 0 => (self.is_1_0, books.request(it.number).method),
@@ -243,16 +274,16 @@ impl Client {
             };
             match self.reader.next(|head| framing(head, method, is_1_0)) {
                 None => return,
-                Some(Event::Head(head)) => self.begun(&head, books),
+                Some(Event::Head(head)) => self.begun(&head, network, books),
                 Some(Event::Data(data)) => self.data(&data, books),
                 Some(Event::End(_)) => self.ended(books),
             }
         }
     }
 
-    fn begun(&mut self, head: &Head, books: &mut Books) {
+    fn begun(&mut self, head: &Head, network: &mut Network, books: &mut Books) {
         let closes = head.field("Connection").is_some_and(|it| it.contains("close"));
-        if head.status() < 200 {
+        if head.status() < 200 && head.status() != 101 {
             assert!(!self.is_1_0, "{head:?} for a client of 1.0");
             self.holds_body = None;
             return;
@@ -279,6 +310,13 @@ impl Client {
             }
         }
         awaited.answer = Some(Coming { number, bytes: 0, closes });
+        if head.status() == 101 {
+            let number = awaited.number;
+            let asked = books.request(number);
+            assert!(asked.is_tunnel, "nobody asked for {head:?}");
+            let bytes = asked.body_bytes.unwrap_or(0);
+            self.switch(number, bytes, &mut network.random);
+        }
     }
 
     fn data(&mut self, data: &[u8], books: &mut Books) {
@@ -333,6 +371,9 @@ impl Awaited {
 
 fn framing(head: &Head, method: &str, is_1_0: bool) -> Framing {
     let status = head.status();
+    if status == 101 {
+        return Framing::UntilEnd;
+    }
     if status < 200 || status == 204 || status == 304 || method == "HEAD" {
         return Framing::None;
     }

@@ -7,7 +7,7 @@
 //! task, slot, buffer, lease, descriptor or count is left. In fair weather (half of the seeds)
 //! nobody misbehaves, and then all are answered.
 //!
-//! `RINGLANE_SEED=n` runs one seed again.
+//! `RINGLANE_SEED=n` runs one seed again, and `RINGLANE_SEEDS=n` so many.
 
 mod books;
 mod client;
@@ -211,8 +211,7 @@ fn nothing_is_left(context: &Rc<Context>, ring: &Ring, network: &Network) {
 
 #[test]
 fn whatever_clients_and_origins_do_their_bytes_are_their_own() {
-    let first = std::env::var("RINGLANE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
+    let seeds = simulated::seeds(SEEDS);
     let mut sum = Counts::default();
     for seed in seeds.clone() {
         let caught = std::panic::catch_unwind(|| run_seed(seed));

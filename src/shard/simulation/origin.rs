@@ -97,6 +97,13 @@ impl Origin {
                 self.take_in(network, books);
             }
             Read::End => {
+                if self.reader.ends_here()
+                    && let Some(Current { number, bytes }) = self.current.take()
+                {
+                    let asked = books.request(number);
+                    let is_whole = asked.is_written && Some(bytes) == asked.body_bytes;
+                    assert!(is_whole || self.is_rough, "the tunnel {number} ended early");
+                }
                 // A client's half-close, passed on: the answer is still wanted.
                 if self.script.is_empty() {
                     self.close(network, books);
@@ -122,9 +129,15 @@ impl Origin {
                 Event::End(_) => {
                     let Current { number, bytes } = self.current.take().expect("a head");
                     let asked = books.request(number);
-                    assert!(asked.is_written, "{number} ended before its client said so");
-                    assert_eq!(Some(bytes), asked.body_bytes.or(Some(0)), "{number}");
-                    if self.fault != Fault::Early {
+                    assert!(
+                        asked.is_written || asked.is_tunnel,
+                        "{number} ended before its client said so"
+                    );
+                    let wanted = asked.body_bytes.filter(|_| !asked.is_tunnel);
+                    assert_eq!(bytes, wanted.unwrap_or(0), "{number}");
+                    if books.request(number).is_tunnel {
+                        self.switch(number, network, books);
+                    } else if self.fault != Fault::Early {
                         self.prepare(number, network, books);
                     }
                 }
@@ -147,7 +160,9 @@ impl Origin {
             "{number} was sent twice, and must not be"
         );
         assert!(head.field("Host").is_some(), "{head:?}");
-        assert_eq!(head.framing().is_some(), asked.body_bytes.is_some(), "{head:?}");
+        let has_body = asked.body_bytes.is_some() && !asked.is_tunnel;
+        assert_eq!(head.framing().is_some(), has_body, "{head:?}");
+        assert_eq!(head.field("Upgrade").is_some(), asked.is_tunnel, "{head:?}");
         self.current = Some(Current { number, bytes: 0 });
         self.fault = match (self.is_rough, network.random.below(20)) {
             (true, 0) => Fault::Early,
@@ -159,9 +174,27 @@ impl Origin {
         if head.field("Expect").is_some() && network.random.chance(60) {
             network.write(self.peer, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        if self.fault == Fault::Early {
+        if self.fault == Fault::Early && !books.request(number).is_tunnel {
             self.prepare(number, network, books);
         }
+    }
+
+    /// Grants a tunnel: bytes of its own, and what the client has.
+    fn switch(&mut self, number: u64, network: &mut Network, books: &mut Books) {
+        let random = &mut network.random;
+        let bytes = *random.pick(&SIZES);
+        self.answer = books.answer(number, 101, bytes);
+        let answer = self.answer;
+        let head = format!(
+            "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Answer: {answer}\r\n\r\n"
+        );
+        self.script.add(head, Part::Frame);
+        let stretch = |from, len| answer_body(answer, from, len);
+        self.script.add_body(answer as u64, bytes, None, stretch, || random.between(1, 40_000));
+        // Its end is told by a half-close.
+        (self.closes, self.until_close) = (true, true);
+        self.reader.switch();
+        self.current = Some(Current { number, bytes: 0 });
     }
 
     /// Writes the answer to a request into the script.

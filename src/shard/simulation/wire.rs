@@ -83,6 +83,11 @@ impl Reader {
         matches!(self.state, State::Head) && self.bytes.is_empty()
     }
 
+    /// What follows is no message of HTTP's.
+    pub(super) fn switch(&mut self) {
+        self.state = State::UntilEnd;
+    }
+
     /// The connection has ended cleanly. Whether a body ends with it.
     pub(super) fn ends_here(&mut self) -> bool {
         let ends = matches!(self.state, State::UntilEnd);
