@@ -133,6 +133,19 @@ impl Ring {
         }
     }
 
+    /// Nothing is held any more, neither here nor by a simulated kernel.
+    #[cfg(test)]
+    pub(crate) fn assert_empty(&self) {
+        let stats = self.stats();
+        let left = (stats.slots, stats.buffers_in_use, stats.leased_bytes, stats.stale);
+        assert_eq!(left, (0, 0, 0, 0), "slots, buffers, leases, stale completions");
+        let core = self.inner.core.borrow();
+        if let Kernel::Simulated(kernel) = &core.kernel {
+            let posted = core.groups.each_ref().map(buffers::Group::posted);
+            assert_eq!(posted, kernel.posted(), "buffers that the kernel has, it can use");
+        }
+    }
+
     /// Wakes a task of this shard. Whoever wakes a task in any other way lets the core park on it.
     pub fn wake(&self, waker: &Waker) {
         self.inner.runnable.set(true);

@@ -200,6 +200,7 @@ fn run_seed(seed: u64) -> Stats {
         }
         ring.drive(&settings).await;
         assert_eq!(network.borrow().open_here(), 0, "every descriptor is closed");
+        ring.assert_empty();
         ring.stats()
     })
 }
@@ -211,11 +212,6 @@ fn random_orders_of_completions_mix_nothing_up_and_leave_nothing() {
     for seed in seeds.clone() {
         let caught = std::panic::catch_unwind(|| run_seed(seed));
         let stats = caught.unwrap_or_else(|_| panic!("RINGLANE_SEED={seed}"));
-        assert_eq!(
-            (stats.slots, stats.buffers_in_use, stats.leased_bytes, stats.stale),
-            (0, 0, 0, 0),
-            "RINGLANE_SEED={seed}: {stats:?}"
-        );
         sum.cqes += stats.cqes;
         sum.buffers_exhausted += stats.buffers_exhausted;
     }

@@ -90,6 +90,11 @@ impl Kernel {
         self.groups[usize::from(id)] = Some(Posted::new(address, entries));
     }
 
+    /// Buffers of each group that receives can find.
+    pub(super) fn posted(&self) -> [u16; 2] {
+        self.groups.each_ref().map(|group| group.as_ref().map_or(0, Posted::len))
+    }
+
     pub(super) fn push(&mut self, entry: &squeue::Entry) -> bool {
         if self.is_full() {
             return false;

@@ -179,14 +179,20 @@ impl Posted {
         Posted { address, entries, head: 0 }
     }
 
-    pub(super) fn take(&mut self) -> Option<Buffer> {
-        /// `struct io_uring_buf`; the tail lies in the first one's padding.
-        const ENTRY_BYTES: u64 = 16;
+    /// Buffers that can be taken.
+    pub(super) fn len(&self) -> u16 {
+        /// It lies in the padding of the first entry.
         const TAIL_AT: u64 = 14;
         // SAFETY: the group keeps its entries at `address` for as long as the ring exists, and
         // writes the tail as an atomic of this size.
         let tail = unsafe { &*((self.address + TAIL_AT) as *const AtomicU16) };
-        if tail.load(Ordering::Acquire) == self.head {
+        tail.load(Ordering::Acquire).wrapping_sub(self.head)
+    }
+
+    pub(super) fn take(&mut self) -> Option<Buffer> {
+        /// `struct io_uring_buf`.
+        const ENTRY_BYTES: u64 = 16;
+        if self.len() == 0 {
             return None;
         }
         let at = u64::from(self.head & (self.entries - 1)) * ENTRY_BYTES;

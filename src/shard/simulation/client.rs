@@ -11,7 +11,7 @@ use crate::ring::simulated::{Network, Peer, Random, Read};
 
 /// Services that are configured, as hosts.
 const HOSTS: [&str; 3] = ["plain", "retrying", "limited"];
-const METHODS: [&str; 6] = ["GET", "GET", "HEAD", "POST", "PUT", "DELETE"];
+const METHODS: [&str; 7] = ["GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE"];
 const SIZES: [u64; 8] = [0, 1, 17, 300, 5_000, 40_000, 90_000, 200_000];
 /// How long a client waits for 100.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -45,6 +45,9 @@ pub(super) struct Client {
     reader: Reader,
     /// An answer said that it is the last.
     told_close: bool,
+    sent_nonsense: bool,
+    /// Its last request is for a tunnel, in which nothing is nonsense.
+    wants_tunnel: bool,
     /// Half-closes when all has left.
     ends_with_script: bool,
     sleeps_until: Duration,
@@ -66,6 +69,8 @@ impl Client {
             awaited: VecDeque::new(),
             reader: Reader::default(),
             told_close: false,
+            sent_nonsense: false,
+            wants_tunnel: false,
             ends_with_script: false,
             sleeps_until: Duration::ZERO,
             half_closed: false,
@@ -107,7 +112,7 @@ impl Client {
                 self.script.clear();
                 self.to_ask = 0;
             }
-            3 if self.script.is_empty() => {
+            3 if self.script.is_empty() && !self.wants_tunnel => {
                 let nonsense = *network.random.pick(&[
                     "GET / HTTP/1.1\r\nHost: plain\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
                     "POST / HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n",
@@ -116,6 +121,7 @@ impl Client {
                     "\0",
                 ]);
                 network.write(self.peer, nonsense.as_bytes());
+                self.sent_nonsense = true;
                 self.to_ask = 0;
             }
             // Neither writes nor reads for longer than anybody waits.
@@ -157,7 +163,7 @@ impl Client {
         let random = &mut network.random;
         let method = *random.pick(&METHODS);
         let may_have_body = matches!(method, "POST" | "PUT");
-        let body_bytes = may_have_body.then(|| *random.pick(&SIZES));
+        let body_bytes = (may_have_body && random.chance(80)).then(|| *random.pick(&SIZES));
         let chunked = body_bytes.is_some() && !self.is_1_0 && random.chance(50);
         let number = books.ask(method, body_bytes);
         let version = if self.is_1_0 { "1.0" } else { "1.1" };
@@ -199,6 +205,7 @@ impl Client {
     }
 
     fn ask_for_tunnel(&mut self, network: &mut Network, books: &mut Books) {
+        self.wants_tunnel = true;
         let bytes = *network.random.pick(&SIZES);
         let number = books.ask("GET", None);
         let asked = books.request(number);
@@ -291,7 +298,7 @@ impl Client {
         self.holds_body = None;
         let is_refusal = head.field("ringlane-error").is_some();
         let Some(awaited) = self.awaited.front_mut() else {
-            assert!(self.is_rough && is_refusal, "nobody asked for {head:?}");
+            assert!(self.sent_nonsense && is_refusal, "nobody asked for {head:?}");
             // For what was no request.
             let answer = Some(Coming { number: None, bytes: 0, closes });
             self.awaited.push_front(Awaited { number: 0, answer });

@@ -197,9 +197,7 @@ fn shard(
 }
 
 fn nothing_is_left(context: &Rc<Context>, ring: &Ring, network: &Network) {
-    let stats = ring.stats();
-    let left = (stats.slots, stats.buffers_in_use, stats.leased_bytes, stats.stale);
-    assert_eq!(left, (0, 0, 0, 0), "slots, buffers, leases, stale completions");
+    ring.assert_empty();
     assert_eq!(network.open_here(), 0, "descriptors");
     assert_eq!((context.held(), context.connections()), (0, 0), "connections");
     for upstream in context.upstreams.borrow().iter() {
