@@ -276,7 +276,10 @@ impl Client {
     fn take_in(&mut self, network: &mut Network, books: &mut Books) {
         loop {
             let (is_1_0, method) = match self.awaited.front() {
-                Some(it) if it.number > 0 => (self.is_1_0, books.request(it.number).method),
+                // Of a head that was not complete in time, nobody knows that it was HEAD's.
+                Some(it) if it.number > 0 && books.request(it.number).is_written => {
+                    (self.is_1_0, books.request(it.number).method)
+                }
                 Some(_) | None => (self.is_1_0, "nothing"),
             };
             match self.reader.next(|head| framing(head, method, is_1_0)) {
