@@ -200,6 +200,8 @@ pub struct Router {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     pub address: SocketAddr,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

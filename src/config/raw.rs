@@ -125,6 +125,7 @@ pub(super) struct Router {
 pub(super) struct Server {
     pub(super) ip: Leaf,
     pub(super) port: Leaf,
+    pub(super) proxy_protocol: Leaf,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

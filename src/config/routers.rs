@@ -12,6 +12,8 @@ use super::{ClientTimeouts, Forwarding, Mode, Route, Router, Server};
 const LABEL: &str = "http";
 /// Reachable from outside only where the operator says so.
 const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Whoever can reach a server that expects it can say that he is anybody.
+const PROXY_PROTOCOL: bool = false;
 const HEAD_TIMEOUT_MS: u64 = 10_000;
 const IDLE_TIMEOUT_MS: u64 = 60_000;
 const STALL_TIMEOUT_MS: u64 = 60_000;
@@ -84,7 +86,9 @@ fn servers(raw: &List<raw::Server>, at: &Path, check: &mut Check) -> Vec<Server>
             check.missing(&at.key("port"), "a whole number from 0 to 65535");
         }
         let port = check.number(&at.key("port"), &raw.0.port, 0, PORTS) as u16;
-        Server { address: SocketAddr::new(ip, port) }
+        let flag_at = at.key("proxy_protocol");
+        let proxy_protocol = check.flag(&flag_at, &raw.0.proxy_protocol, PROXY_PROTOCOL);
+        Server { address: SocketAddr::new(ip, port), proxy_protocol }
     };
     raw.iter().enumerate().map(server).collect()
 }

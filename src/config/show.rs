@@ -136,7 +136,8 @@ fn router(router: &Router, services: &[Service]) -> Value {
     };
     let servers = router.servers.iter().map(|server| {
         let (ip, port) = (server.address.ip(), server.address.port());
-        map([("ip", text(ip)), ("port", port.into())])
+        let proxy_protocol = ("proxy_protocol", server.proxy_protocol.into());
+        map([("ip", text(ip)), ("port", port.into()), proxy_protocol])
     });
     let routes = router.routes.iter().map(|route| {
         map([

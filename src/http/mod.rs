@@ -12,6 +12,7 @@ mod forward;
 mod host;
 mod message;
 mod method;
+pub mod proxy_protocol;
 mod reason;
 mod sampling;
 mod target;

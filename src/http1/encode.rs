@@ -289,6 +289,8 @@ fn response_fields(out: &mut Vec<u8>, response: &Response<'_, '_>, framing: Fram
             FieldName::TransferEncoding if framing == Framing::Chunked => {
                 field(out, it.name, b"chunked");
             }
+            // It means nothing here, and framing to a client behind CGI (`content_length`).
+            FieldName::FramingTwin => continue,
             FieldName::Upgrade if keeps_upgrade => field(out, it.name, it.value),
             kind if goes_no_further(kind) => continue,
             _ => field(out, it.name, it.value),

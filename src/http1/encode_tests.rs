@@ -83,7 +83,7 @@ fn framing_is_in_one_form() {
     let fields = "Connection: content-length\r\nContent-Length: 5\r\n";
     assert_eq!(post(fields), format!("{start}Content-Length: 5\r\n"));
     let fields = "Transfer-Encoding: CHUNKED\r\n";
-    assert_eq!(post(fields), format!("{start}Transfer-Encoding: CHUNKED\r\n"));
+    assert_eq!(post(fields), format!("{start}Transfer-Encoding: chunked\r\n"));
     let fields = "Transfer-Encoding: gzip, identity\r\nA: b\r\ntransfer-encoding: chunked\r\n";
     assert_eq!(post(fields), format!("{start}Transfer-Encoding: gzip, chunked\r\nA: b\r\n"));
 }
@@ -167,6 +167,8 @@ fn responses_by_framing_and_client() {
     assert_eq!(old, format!("{start}Connection: close\r\n"));
     let chunked = "HTTP/1.1 200 OK\r\nServer: s\r\ntransfer-encoding: Chunked\r\nA: b\r\n\r\n";
     assert_eq!(answered_11(chunked), format!("{start}transfer-encoding: chunked\r\nA: b\r\n"));
+    let twin = chunked.replace("A: b", "Content_Length: 1\r\nTRANSFER_ENCODING: x\r\nA: b");
+    assert_eq!(answered_11(&twin), answered_11(chunked));
     let old = answered(chunked, Method::Get, Version::Http10, false);
     assert_eq!(old, format!("{start}A: b\r\nConnection: close\r\n"));
     let length = "HTTP/1.0 200 OK\r\nServer: s\r\nContent-Length: 05,5\r\nKeep-Alive: 1\r\n\r\n";

@@ -181,7 +181,7 @@ fn codings(value: &[u8], may_be_coded: bool, found: &mut Gathered<'_>) -> Result
         if found.chunked {
             return Err(Ambiguous);
         }
-        if coding.eq_ignore_ascii_case(b"chunked") {
+        if coding.eq_ignore_ascii_case(CHUNKED) {
             found.chunked = true;
         } else if !may_be_coded || !is_registered(coding) {
             return Err(Ambiguous);
@@ -197,12 +197,15 @@ fn is_registered(coding: &[u8]) -> bool {
     CODINGS.iter().any(|it| coding.eq_ignore_ascii_case(it))
 }
 
+const CHUNKED: &[u8] = b"chunked";
 const IDENTITY: &[u8] = b"identity";
 
-/// The codings of a valid request that go on, in order, `chunked` last.
+/// The codings of a valid request that go on, in order, `chunked` last and in the letters of RFC
+/// 9112: a reader that compares those alone would see no coding in `Chunked`, and so no body.
 pub(super) fn forwarded_codings<'b>(fields: &[Field<'b>]) -> impl Iterator<Item = &'b [u8]> {
     let all = fields.iter().filter(|it| it.kind == FieldName::TransferEncoding);
-    all.flat_map(Field::members).filter(|it| !it.eq_ignore_ascii_case(IDENTITY))
+    let codings = all.flat_map(Field::members).filter(|it| !it.eq_ignore_ascii_case(IDENTITY));
+    codings.map(|it| if it.eq_ignore_ascii_case(CHUNKED) { CHUNKED } else { it })
 }
 
 fn connection(field: &Field<'_>, found: &mut Gathered<'_>) -> Result<(), Ambiguous> {

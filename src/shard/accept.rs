@@ -1,12 +1,16 @@
-//! A complete head: where its request goes, or what it is answered with from here.
+//! Who a client is, and a complete head of its: where its request goes, or what it is answered with
+//! from here.
 
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::context::Context;
 use super::exchange::{Exchange, Link};
 use super::ledger::{Bytes, Ledger};
 use super::traces::Ids;
+use super::transport::Transport;
 use super::upstream::Upstream;
+use crate::http::proxy_protocol::{Announced, NotAnnounced, announced};
 use crate::http::{Deadline, Framing, Method, Peer, PeerText, Reason, Request, TimeLeft, Version};
 use crate::http1::encode;
 
@@ -40,9 +44,48 @@ fn body_bytes(answer: &[u8]) -> u64 {
 }
 
 /// Who sent it.
+#[derive(Clone, Copy)]
 pub(super) struct Client {
     pub(super) peer: Peer,
     pub(super) text: PeerText,
+}
+
+impl Client {
+    pub(super) fn new(address: Option<SocketAddr>) -> Client {
+        let ip = address.map(|address| address.ip());
+        let peer = Peer { ip, port: address.map_or(0, |address| address.port()) };
+        Client { peer, text: PeerText::new(peer) }
+    }
+}
+
+/// What a balancer in front has said about its client so far.
+pub(super) enum Announcement {
+    Partial,
+    /// `None`: it is who the socket says it is.
+    Read(Option<Client>),
+    Refused,
+}
+
+/// Reads the header of the PROXY protocol, and nothing behind it.
+pub(super) fn announcement(client: &mut Transport) -> Announcement {
+    while client.has_input() {
+        let found = client.with_input(|bytes| match announced(bytes) {
+            Ok(Some((who, consumed))) => (consumed, Ok(Some(who))),
+            Ok(None) => (0, Ok(None)),
+            Err(wrong) => (bytes.len(), Err(wrong)),
+        });
+        match found {
+            Ok(Some(Announced::Nobody)) => return Announcement::Read(None),
+            Ok(Some(Announced::Unix)) => return Announcement::Read(Some(Client::new(None))),
+            Ok(Some(Announced::Client(address))) => {
+                return Announcement::Read(Some(Client::new(Some(address))));
+            }
+            Ok(None) if client.progress().has_piece => {}
+            Ok(None) => break,
+            Err(NotAnnounced) => return Announcement::Refused,
+        }
+    }
+    Announcement::Partial
 }
 
 /// A complete head that is answered with a reason of ours.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{Context, Drain, Router, Server, Target};
-use super::plan::{Plan, ServerPlan};
+use super::plan::Plan;
 use super::upstream::Upstream;
 use crate::config;
 use crate::http::{ForwardRules, Mode};
@@ -49,9 +49,12 @@ impl Context {
         let mut configured = Vec::new();
         for router in &plan.config.routers {
             let shared = Rc::new(self.router(router, upstreams));
-            for server in servers.by_ref().take(router.servers.len()) {
+            for (wanted, server) in router.servers.iter().zip(servers.by_ref()) {
                 configured.push(server.number);
-                self.open_server(server, &router.label, &shared, plan);
+                let name = ServerName { router: router.label.clone(), address: server.address };
+                let id = |layout: &Layout| layout.server_id(&name);
+                let id = plan.layout.as_deref().and_then(id).unwrap_or(0);
+                self.open_server(server.number, &shared, id, wanted.proxy_protocol);
             }
         }
         let drain = Drain::new(self.ring.now(), Duration::ZERO, plan.config.runtime.drain);
@@ -149,15 +152,13 @@ impl Context {
         }
     }
 
-    fn open_server(&self, server: &ServerPlan, label: &str, router: &Rc<Router>, plan: &Plan) {
-        let name = ServerName { router: label.to_owned(), address: server.address };
-        let id = |layout: &Layout| layout.server_id(&name);
-        let id = plan.layout.as_deref().and_then(id).unwrap_or(0);
+    fn open_server(&self, number: u32, router: &Rc<Router>, id: u32, proxy_protocol: bool) {
         let mut servers = self.servers.borrow_mut();
-        match servers.get(&server.number) {
-            Some(known) => known.open(router.clone(), id),
+        match servers.get(&number) {
+            Some(known) => known.open(router.clone(), id, proxy_protocol),
             None => {
-                servers.insert(server.number, Rc::new(Server::new(router.clone(), id)));
+                let server = Server::new(router.clone(), id, proxy_protocol);
+                servers.insert(number, Rc::new(server));
             }
         }
     }

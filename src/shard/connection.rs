@@ -1,13 +1,18 @@
 //! One client connection: a task that reads heads, runs an exchange for each, and closes well.
 //!
 //! ```text
-//!           head complete                 101
+//!   Announced
+//!    |      head complete                 101
 //!   Idle ------------------> Exchanging ------> Tunnel
 //!    ^ \                       |   |              |
 //!    |  \ refused     answered |   | last answer  | both ends done
 //!    |   \---------------------|---+--------------+--> Closing --> gone
 //!    +-------------------------+
 //! ```
+//!
+//! Where a balancer in front announces its clients (PROXY protocol), a connection begins with that,
+//! and has the client's address from there on. What comes in its place is not answered: who sends
+//! it may be anybody, and a balancer has no use for an answer to what it did not ask.
 //!
 //! The task waits at one place only, for whatever it owns; every step before that is plain code on
 //! this state. While idle it holds no buffer.
@@ -17,7 +22,9 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::accept::{self, Head, accept, error_bytes, log_answer, refused};
+use super::accept::{
+    self, Announcement, Head, accept, announcement, error_bytes, log_answer, refused,
+};
 use super::context::{Context, Drain, Hold, Router, Server};
 use super::exchange::{Exchange, Link, Turn};
 use super::ledger::Answer;
@@ -25,7 +32,7 @@ use super::limits::Place;
 use super::traces::Ids;
 use super::transport::Transport;
 use super::tunnel::Tunnel;
-use crate::http::{Method, Peer, PeerText, Reason};
+use crate::http::{Method, Reason};
 use crate::http1::{FieldStorage, RequestParser, encode};
 use crate::ring::{self, Chunk, End, PIECE_BYTES, Socket, Timer, Whose};
 
@@ -39,6 +46,8 @@ const SMALL_REQUESTS: u8 = 2;
 const SPARE_EXCHANGES: usize = 64;
 
 enum State {
+    /// Before the header of the PROXY protocol, or within it.
+    Announced,
     /// Between requests, or within a head.
     Idle,
     Exchanging(Box<Exchange>),
@@ -55,6 +64,7 @@ enum State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Awaits {
     Unset,
+    Announcement,
     Request,
     RestOfHead,
     /// For its answers to be taken.
@@ -119,21 +129,17 @@ impl Connection {
             socket.count_for(reporter.server_account(server_id));
             reporter.record(|recorder| recorder.connected(server_id));
         }
-        let address = socket.peer_address();
-        let peer = Peer {
-            ip: address.map(|address| address.ip()),
-            port: address.map_or(0, |address| address.port()),
-        };
+        let peer = accept::Client::new(socket.peer_address());
         Connection {
             client: Transport::new(&context.ring, socket),
             timer: context.ring.timer(waker.clone()),
             waker,
-            peer: accept::Client { peer, text: PeerText::new(peer) },
+            peer,
             parser: RequestParser::default(),
             awaits: Awaits::Unset,
             small_requests: 0,
             acknowledged_bytes: 0,
-            state: State::Idle,
+            state: if server.proxy_protocol.get() { State::Announced } else { State::Idle },
             opened: context.stamp(),
             requests: 0,
             server,
@@ -151,6 +157,7 @@ impl Connection {
         }
         loop {
             let waits = match std::mem::replace(&mut self.state, State::Gone) {
+                State::Announced => self.announced(),
                 State::Idle => self.idle(),
                 State::Exchanging(exchange) => self.exchange(exchange),
                 State::Tunnel(tunnel) => self.tunnel(tunnel),
@@ -181,6 +188,29 @@ impl Connection {
         if !Rc::ptr_eq(&current, &self.router) {
             self.router = current.clone();
         }
+    }
+
+    /// Reads what the balancer in front says about its client.
+    fn announced(&mut self) -> bool {
+        self.state = State::Announced;
+        self.renew_router();
+        match announcement(&mut self.client) {
+            Announcement::Read(client) => {
+                self.peer = client.unwrap_or(self.peer);
+                self.awaits = Awaits::Unset;
+                self.state = State::Idle;
+                return false;
+            }
+            Announcement::Refused => return self.gone(),
+            Announcement::Partial if self.is_too_much() => return self.gone(),
+            Announcement::Partial => {}
+        }
+        if self.client.has_ended().is_some() || self.client.progress().end != End::Open {
+            return self.gone();
+        }
+        self.client.socket().receive(false);
+        let drains = self.is_closing() && self.client.spilled_bytes() == 0;
+        self.wait_idle(if drains { Awaits::DrainsEnd } else { Awaits::Announcement })
     }
 
     /// Reads a head. Returns whether the task is to wait, as all that follow.
@@ -246,7 +276,7 @@ impl Connection {
         self.awaits = awaits;
         let timeouts = &self.router.timeouts;
         let after = match (awaits, self.drain()) {
-            (Awaits::RestOfHead, _) => timeouts.head,
+            (Awaits::RestOfHead | Awaits::Announcement, _) => timeouts.head,
             (Awaits::DrainsEnd, Some(drain)) => {
                 // Spread, so that the clients of a whole process do not all come back at once.
                 drain.idle_close.mul_f64(self.context.rng.borrow_mut().unit())
@@ -281,7 +311,11 @@ impl Connection {
                 self.awaits = Awaits::Unset;
                 self.wait_idle(Awaits::Request)
             }
-            Awaits::Unset | Awaits::Request | Awaits::DrainsEnd | Awaits::Room => self.gone(),
+            Awaits::Unset
+            | Awaits::Announcement
+            | Awaits::Request
+            | Awaits::DrainsEnd
+            | Awaits::Room => self.gone(),
         }
     }
 
@@ -508,7 +542,7 @@ impl Connection {
                 self.context.record(|recorder| recorder.tunnel(self.server_id, false));
                 self.reset()
             }
-            State::Idle | State::Closing { .. } | State::Gone => self.gone(),
+            State::Announced | State::Idle | State::Closing { .. } | State::Gone => self.gone(),
         }
     }
 

@@ -61,19 +61,27 @@ pub(super) struct Server {
     pub(super) router: RefCell<Rc<Router>>,
     /// What it is counted as; of no meaning where nothing is counted.
     pub(super) id: Cell<u32>,
+    /// Connections accepted from now on begin with a header of the PROXY protocol.
+    pub(super) proxy_protocol: Cell<bool>,
     /// It is configured no more.
     closing: Cell<Option<Drain>>,
 }
 
 impl Server {
-    pub(super) fn new(router: Rc<Router>, id: u32) -> Server {
-        Server { router: RefCell::new(router), id: Cell::new(id), closing: Cell::new(None) }
+    pub(super) fn new(router: Rc<Router>, id: u32, proxy_protocol: bool) -> Server {
+        Server {
+            router: RefCell::new(router),
+            id: Cell::new(id),
+            proxy_protocol: Cell::new(proxy_protocol),
+            closing: Cell::new(None),
+        }
     }
 
     /// It is configured, whatever it was before.
-    pub(super) fn open(&self, router: Rc<Router>, id: u32) {
+    pub(super) fn open(&self, router: Rc<Router>, id: u32, proxy_protocol: bool) {
         self.router.replace(router);
         self.id.set(id);
+        self.proxy_protocol.set(proxy_protocol);
         self.closing.set(None);
     }
 

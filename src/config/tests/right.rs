@@ -68,7 +68,7 @@ admin: off
 runtime: {drain_ms: 0, drain_grace_ms: 5000, control_cores: '1,2'}
 routers:
 - label: edge
-  servers: [{ip: '::', port: 80}]
+  servers: [{ip: '::', port: 80, proxy_protocol: true}, {ip: '::', port: 81}]
   routes: [{service: web}]
   timeouts: {head_timeout_ms: 1, idle_timeout_ms: 2, stall_timeout_ms: 3, linger_ms: 0}
   max_body_bytes: 1000
@@ -86,6 +86,7 @@ services:
     assert_eq!(config.runtime.control_cores, [1, 2]);
     assert_eq!(config.runtime.drain_grace, Duration::from_secs(5));
     let router = &config.routers[0];
+    assert!(router.servers[0].proxy_protocol && !router.servers[1].proxy_protocol);
     assert_eq!(router.timeouts.head, Duration::from_millis(1));
     assert_eq!(router.timeouts.linger, Duration::ZERO);
     assert_eq!(router.max_body_bytes, Some(1000));

@@ -42,6 +42,11 @@ fn wrong_type() {
              allowed: a whole number from 0 to 65535",
         ]
     );
+    assert_eq!(
+        bad(&with("{port: 4140}", "{port: 4140, proxy_protocol: v2}")),
+        ["ringlane.yaml:2:42: routers[0].servers[0].proxy_protocol: wrong type (\"v2\"); \
+          allowed: true or false"]
+    );
 }
 
 #[test]
