@@ -227,14 +227,15 @@ impl Kernel {
         network.random.shuffle(&mut order);
         let mut over = Vec::new();
         for at in order {
-            if (self.completed.is_empty() && some) || network.random.chance(70) {
-                if self.try_one(network, at) {
-                    over.push(at);
-                }
+            let is_due = (self.completed.is_empty() && some) || network.random.chance(70);
+            if is_due && self.try_one(network, at) {
+                over.push(at);
             }
         }
         over.sort_unstable_by(|a, b| b.cmp(a));
-        over.into_iter().for_each(|at| drop(self.flying.swap_remove(at)));
+        for at in over {
+            self.flying.swap_remove(at);
+        }
     }
 
     /// Lets one operation go on. Whether it is over.

@@ -203,11 +203,6 @@ impl Network {
         }
     }
 
-    /// Whether the ring has closed its end.
-    pub(crate) fn is_closed_here(&self, peer: Peer) -> bool {
-        self.connections[peer].closed_here
-    }
-
     /// Connections whose end the ring has not closed.
     pub(crate) fn open_here(&self) -> usize {
         self.here.len()

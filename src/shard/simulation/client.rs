@@ -286,7 +286,10 @@ impl Client {
                 None => return,
                 Some(Event::Head(head)) => self.begun(&head, network, books),
                 Some(Event::Data(data)) => self.data(&data, books),
-                Some(Event::End(_)) => self.ended(books),
+                Some(Event::End(trailers)) => {
+                    assert!(trailers.iter().all(|name| name == "Etag"), "{trailers:?}");
+                    self.ended(books);
+                }
             }
         }
     }

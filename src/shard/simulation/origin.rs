@@ -126,7 +126,8 @@ impl Origin {
                     let written_bytes = books.request(number).written_bytes;
                     assert!(current.bytes <= written_bytes, "bytes that {number} never had");
                 }
-                Event::End(_) => {
+                Event::End(trailers) => {
+                    assert!(trailers.iter().all(|name| name == "X-Trailer"), "{trailers:?}");
                     let Current { number, bytes } = self.current.take().expect("a head");
                     let asked = books.request(number);
                     assert!(
