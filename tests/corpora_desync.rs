@@ -2,14 +2,21 @@
 //! not contain: requests sorted by how dangerous they are.
 //!
 //! Severe ones are refused, compliant ones pass, and whatever passes is forwarded in one
-//! unambiguous form, which a checker of this file's own judges. Read from
+//! unambiguous form, which a strict reader judges that shares no code with the proxy. Read from
 //! `../shared/corpora/desync` or `$RINGLANE_CORPORA/desync`; where that is missing, nothing is
 //! tested and a line says so.
 
+mod common;
+#[path = "common/corpora.rs"]
+mod corpora;
+#[path = "common/strict.rs"]
+mod strict;
+
+use common::Rng;
 use ringlane::http::{ForwardRules, Mode, Peer, PeerText, Reason};
 use ringlane::http1::{FieldStorage, RequestParser, encode};
 use serde::Deserialize;
-use std::path::PathBuf;
+use strict::Kind;
 
 #[derive(Debug, Deserialize)]
 struct Case {
@@ -59,12 +66,10 @@ const LEFT_OUT: [(&str, bool, &str); 5] = [
 
 #[test]
 fn every_request_is_refused_or_forwarded_unambiguously() {
-    let Some(folder) = corpus() else { return };
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let (mut judged, mut wrong) = (0, Vec::new());
-    for file in files {
+    let Some(folder) = corpora::folder("desync") else { return };
+    let mut rng = Rng::seeded();
+    let (mut judged, mut left, mut split_count, mut wrong) = (0, 0, 0, Vec::new());
+    for file in corpora::files(&folder) {
         let text = std::fs::read_to_string(&file).unwrap();
         let cases: Vec<Case> = serde_yaml::from_str(&text).unwrap();
         for case in cases {
@@ -78,47 +83,37 @@ fn every_request_is_refused_or_forwarded_unambiguously() {
             };
             if let Some((_, _, why)) = left_out {
                 println!("left out: {place} ({:?}): {why}", case.expected.tier);
+                left += 1;
             }
             judged += 1;
-            if let Err(problem) = judge(&case, tier) {
-                wrong.push(format!("{place} ({tier:?}): {problem}"));
+            match judge(&case, tier, &mut rng) {
+                Ok(splits) => split_count += splits,
+                Err(problem) => wrong.push(format!("{place} ({tier:?}): {problem}")),
             }
         }
     }
+    println!(
+        "corpora: desync {judged} cases, {split_count} splits, {} failures, left out {left}",
+        wrong.len()
+    );
     assert!(wrong.is_empty(), "{} of {judged} wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(judged > 100, "only {judged} cases found");
 }
 
-fn corpus() -> Option<PathBuf> {
-    let folder = std::env::var_os("RINGLANE_CORPORA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora"),
-        PathBuf::from,
-    );
-    let folder = folder.join("desync");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("left out: {} is not here", folder.display());
-    None
-}
-
-fn judge(case: &Case, tier: Tier) -> Result<(), String> {
+/// How many splits there were.
+fn judge(case: &Case, tier: Tier, rng: &mut Rng) -> Result<usize, String> {
     let bytes = case.bytes();
     let whole = forwarded(&[&bytes]);
-    let singles: Vec<&[u8]> = bytes.chunks(1).collect();
-    if forwarded(&singles) != whole {
-        return Err("byte by byte it is another request".into());
-    }
-    for at in 0..bytes.len() {
-        if forwarded(&[&bytes[..at], &bytes[at..]]) != whole {
-            return Err(format!("split at {at} it is another request"));
-        }
-    }
+    let splits = corpora::splits(&bytes, rng, |pieces, way| match forwarded(pieces) == whole {
+        true => Ok(()),
+        false => Err(format!("{way} it is another request")),
+    })?;
     match (tier, whole) {
         (Tier::Compliant, Err(reason)) => Err(format!("refused: {reason:?}")),
         (Tier::Severe, Ok(head)) => Err(format!("passed:\n{}", head.escape_ascii())),
-        (Tier::Acceptable | Tier::Ambiguous | Tier::Severe, Err(_)) => Ok(()),
+        (Tier::Acceptable | Tier::Ambiguous | Tier::Severe, Err(_)) => Ok(splits),
         (Tier::Compliant | Tier::Acceptable | Tier::Ambiguous, Ok(head)) => unambiguous(&head)
+            .map(|()| splits)
             .map_err(|problem| format!("{problem}, forwarded:\n{}", head.escape_ascii())),
     }
 }
@@ -179,48 +174,7 @@ fn forwarded(pieces: &[&[u8]]) -> Result<Vec<u8>, Reason> {
     panic!("incomplete: {}", bytes.escape_ascii());
 }
 
-/// Registered codings, then `chunked`.
-fn is_chunked_last(value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    let mut codings: Vec<&str> = value.split(", ").collect();
-    codings.pop() == Some("chunked")
-        && codings.iter().all(|it| matches!(*it, "gzip" | "deflate" | "compress"))
-}
-
-/// Reads a head as the strictest of recipients would.
+/// Reads a head as the strictest of recipients would; what body it announces does not matter.
 fn unambiguous(head: &[u8]) -> Result<(), String> {
-    // obs-text is allowed in values (RFC 9110 section 5.5).
-    let text: String = head.iter().map(|&byte| char::from(byte)).collect();
-    let body = text.strip_suffix("\r\n\r\n").ok_or("no end")?;
-    let mut lines = body.split("\r\n");
-    let start: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-    let [method, target, "HTTP/1.1"] = start[..] else {
-        return Err("start line".into());
-    };
-    let is_token = |text: &str| {
-        let other = "!#$%&'*+-.^_`|~";
-        !text.is_empty() && text.chars().all(|it| it.is_ascii_alphanumeric() || other.contains(it))
-    };
-    if !is_token(method) || !target.chars().all(|it| it.is_ascii_graphic()) {
-        return Err("start line".into());
-    }
-    let (mut lengths, mut codings, mut hosts) = (0, 0, 0);
-    for line in lines {
-        let (name, value) = line.split_once(": ").ok_or("a line without colon and space")?;
-        if !is_token(name) || value.chars().any(|it| it.is_ascii_control() && it != '\t') {
-            return Err(format!("field {line:?}"));
-        }
-        let dashed = name.to_ascii_lowercase().replace('_', "-");
-        match dashed.as_str() {
-            "content-length" if value.bytes().all(|it| it.is_ascii_digit()) => lengths += 1,
-            "transfer-encoding" if is_chunked_last(value) => codings += 1,
-            "content-length" | "transfer-encoding" => return Err(format!("field {line:?}")),
-            "host" => hosts += 1,
-            _ => {}
-        }
-    }
-    match (lengths + codings, hosts) {
-        (0 | 1, 1) => Ok(()),
-        _ => Err(format!("{lengths} lengths, {codings} codings, {hosts} hosts")),
-    }
+    strict::read(head, Kind::Request, false).map(drop)
 }

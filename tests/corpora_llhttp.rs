@@ -6,9 +6,15 @@
 //! Read from `../shared/corpora/llhttp` or `$RINGLANE_CORPORA/llhttp`; where that is missing,
 //! nothing is tested and a line says so.
 
+mod common;
+#[path = "common/corpora.rs"]
+mod corpora;
+#[path = "common/strict.rs"]
+mod strict;
+
+use common::Rng;
 use ringlane::http::{Framing, Method};
 use ringlane::http1::{BodyDecoder, FieldStorage, RequestParser, ResponseParser};
-use std::path::PathBuf;
 
 /// One example of a markdown file.
 #[derive(Debug)]
@@ -60,43 +66,36 @@ const LEFT_OUT: &[(&str, &str)] = &[
 
 #[test]
 fn requests_and_responses_are_judged_as_llhttp_does() {
-    let Some(folder) = corpus() else { return };
-    let (mut judged, mut wrong) = (0, Vec::new());
+    let Some(folder) = corpora::folder("llhttp") else { return };
+    let mut rng = Rng::seeded();
+    let (mut judged, mut left, mut split_count, mut wrong) = (0, 0, 0, Vec::new());
     for kind in ["request", "response"] {
-        let files = std::fs::read_dir(folder.join(kind)).unwrap();
-        let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        for file in files {
+        for file in corpora::files(&folder.join(kind)) {
             let text = std::fs::read_to_string(&file).unwrap();
             let name = format!("{kind}/{}", file.file_name().unwrap().display());
             for case in cases(&name, &text) {
                 if let Some((_, why)) = LEFT_OUT.iter().find(|(it, _)| case.place.contains(it)) {
                     println!("left out: {}: {why}", case.place);
+                    left += 1;
                     continue;
                 }
                 judged += 1;
-                if let Err(problem) = judge(&case) {
-                    let input = case.input.escape_ascii();
-                    wrong.push(format!("{}: {problem}\n    {input}", case.place));
+                match judge(&case, &mut rng) {
+                    Ok(splits) => split_count += splits,
+                    Err(problem) => {
+                        let input = case.input.escape_ascii();
+                        wrong.push(format!("{}: {problem}\n    {input}", case.place));
+                    }
                 }
             }
         }
     }
+    println!(
+        "corpora: llhttp {judged} cases, {split_count} splits, {} failures, left out {left}",
+        wrong.len()
+    );
     assert!(wrong.is_empty(), "{} of {judged} wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(judged > 100, "only {judged} cases found");
-}
-
-fn corpus() -> Option<PathBuf> {
-    let folder = std::env::var_os("RINGLANE_CORPORA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora"),
-        PathBuf::from,
-    );
-    let folder = folder.join("llhttp");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("left out: {} is not here", folder.display());
-    None
 }
 
 /// The strict cases of a file: types `request` and `response` as they are, not lenient ones, and
@@ -136,55 +135,25 @@ fn block<'t>(lines: &mut impl Iterator<Item = &'t str>) -> String {
 }
 
 /// As llhttp's own test reads a block: a backslash at the end of a line joins it to the next, line
-/// ends are CRLF, and `\r`, `\n`, `\t`, `\f`, `\xHH` and `\ooo` are the bytes they say.
+/// ends are CRLF.
 fn bytes(block: &str) -> Vec<u8> {
-    let block = block.replace("\\\n", "").replace('\n', "\r\n");
-    let mut out = Vec::new();
-    let mut rest = block.as_bytes();
-    while let [byte, tail @ ..] = rest {
-        let (made, used) = match (byte, tail) {
-            (b'\\', [b'r', ..]) => (b'\r', 2),
-            (b'\\', [b'n', ..]) => (b'\n', 2),
-            (b'\\', [b't', ..]) => (b'\t', 2),
-            (b'\\', [b'f', ..]) => (0x0C, 2),
-            (b'\\', [b'x', a, b, ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => {
-                (number(&[*a, *b], 16), 4)
-            }
-            (b'\\', [a @ b'0'..=b'7', ..]) => {
-                let digits = tail.iter().take(3).take_while(|it| (b'0'..=b'7').contains(it));
-                let len = digits.count();
-                debug_assert!(a.is_ascii_digit());
-                (number(&tail[..len], 8), 1 + len)
-            }
-            _ => (*byte, 1),
-        };
-        out.push(made);
-        rest = &rest[used..];
-    }
-    out
+    corpora::unescape(&block.replace("\\\n", "").replace('\n', "\r\n"))
 }
 
-fn number(digits: &[u8], radix: u32) -> u8 {
-    u8::from_str_radix(std::str::from_utf8(digits).unwrap(), radix).unwrap()
-}
-
-fn judge(case: &Case) -> Result<(), String> {
+/// How many splits there were.
+fn judge(case: &Case, rng: &mut Rng) -> Result<usize, String> {
     let input = if case.is_request { with_hosts(&case.input) } else { case.input.clone() };
     let run = |pieces: &[&[u8]]| {
         if case.is_request { requests(pieces) } else { responses(pieces) }
     };
     let whole = run(&[&input]);
-    let singles: Vec<&[u8]> = input.chunks(1).collect();
-    let by_byte = run(&singles);
-    if by_byte.heads != whole.heads || by_byte.refused.is_some() != whole.refused.is_some() {
-        return Err(format!("whole {whole:?}, byte by byte {by_byte:?}"));
-    }
-    for at in 0..input.len() {
-        let split = run(&[&input[..at], &input[at..]]);
-        if split.heads != whole.heads || split.refused.is_some() != whole.refused.is_some() {
-            return Err(format!("whole {whole:?}, split at {at} {split:?}"));
+    let splits = corpora::splits(&input, rng, |pieces, way| {
+        let found = run(pieces);
+        match found.heads == whole.heads && found.refused.is_some() == whole.refused.is_some() {
+            true => Ok(()),
+            false => Err(format!("whole {whole:?}, {way} {found:?}")),
         }
-    }
+    })?;
     let must_refuse = case.log.lines().any(|line| {
         let code = line.split("error code=").nth(1).and_then(|it| it.split(' ').next());
         // 21 to 23 are pauses, not errors.
@@ -193,12 +162,14 @@ fn judge(case: &Case) -> Result<(), String> {
     let heads = case.log.matches("headers complete").count();
     let body_bytes: u64 = case.log.lines().filter_map(body_span).sum();
     match (&whole.refused, must_refuse) {
-        (Some(_), true) => Ok(()),
+        (Some(_), true) => Ok(splits),
         // What is wrong with a field may be said when its head is complete.
-        (None, true) if whole.heads == 0 && run(&[&input, b"\r\n\r\n"]).refused.is_some() => Ok(()),
+        (None, true) if whole.heads == 0 && run(&[&input, b"\r\n\r\n"]).refused.is_some() => {
+            Ok(splits)
+        }
         (None, true) => Err(format!("not refused: {whole:?}")),
         (Some(reason), false) => Err(format!("refused: {reason}")),
-        (None, false) if (whole.heads, whole.body_bytes) == (heads, body_bytes) => Ok(()),
+        (None, false) if (whole.heads, whole.body_bytes) == (heads, body_bytes) => Ok(splits),
         (None, false) => Err(format!("{heads} heads, {body_bytes} body bytes, but {whole:?}")),
     }
 }
@@ -219,11 +190,12 @@ fn with_hosts(input: &[u8]) -> Vec<u8> {
             at += 2;
         }
         let rest = &out[at..];
-        let Some(line) = find(rest, b"\r\n") else {
+        let Some(line) = strict::find(rest, b"\r\n") else {
             break;
         };
-        let head = &rest[..find(rest, b"\r\n\r\n").unwrap_or(rest.len())].to_ascii_lowercase();
-        if find(head, b"\r\nhost:").is_none() {
+        let head =
+            &rest[..strict::find(rest, b"\r\n\r\n").unwrap_or(rest.len())].to_ascii_lowercase();
+        if strict::find(head, b"\r\nhost:").is_none() {
             out.splice(at + line + 2..at + line + 2, *b"Host: h\r\n");
         }
         match one_request(&out[at..]) {
@@ -232,10 +204,6 @@ fn with_hosts(input: &[u8]) -> Vec<u8> {
         }
     }
     out
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|it| it == wanted)
 }
 
 /// The length of a whole request at the start of `bytes`.

@@ -120,6 +120,12 @@ impl<'b> Response<'b, '_> {
         token(self.fields, self.facts.upgrade?)
     }
 
+    /// A 101 says what it switches to, and that may only be what was asked for (RFC 9110 section
+    /// 7.8): a client that does not go along would read the new protocol as an answer.
+    pub fn switches_to(&self, protocol: &str) -> bool {
+        self.upgrade_token().is_some_and(|it| it.eq_ignore_ascii_case(protocol.as_bytes()))
+    }
+
     /// The value of the first field of that name, in any case.
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
         value_of(self.fields, name)

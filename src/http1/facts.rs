@@ -58,6 +58,10 @@ pub(super) fn of_request<'b>(
         (false, Some(length)) => Framing::Length(length),
         (false, None) => Framing::Empty,
     };
+    // RFC 9110 section 9.3.8: a client, which we are to the next hop, sends none with TRACE.
+    if method == Method::Trace && !matches!(framing, Framing::Empty | Framing::Length(0)) {
+        return Err(Ambiguous);
+    }
     let is_11 = version == Version::Http11;
     let hops = matches!(method, Method::Trace | Method::Options);
     let facts = RequestFacts {

@@ -145,8 +145,8 @@ pub(super) fn accept(
         Ok(None) => return refused(ledger, Reason::NoRoute, close),
         Ok(Some(service)) => service,
     };
-    let asks_upgrade = request.upgrade_token().is_some_and(|token| {
-        router.upgrades.iter().any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
+    let asks_upgrade = request.upgrade_token().and_then(|token| {
+        router.upgrades.iter().position(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
     });
     let upstream = router.upstreams[service].clone();
     ledger.routed(context, router.targets[service].as_ref());
@@ -158,7 +158,8 @@ pub(super) fn accept(
     let shortened = time.map(|time| with_deadline(request, time.forwarded));
     let sent_on = shortened.as_ref().unwrap_or(request);
     let (rules, peer) = (&router.rules, &client.text);
-    encode::request_without(&mut head, sent_on, rules, peer, asks_upgrade, dropped);
+    let upgrades = asks_upgrade.is_some();
+    encode::request_without(&mut head, sent_on, rules, peer, upgrades, dropped);
     ledger.trace.write(&mut head);
     encode::end(&mut head);
     upstream.rules().retries.deposit(context.ring.now());

@@ -234,7 +234,8 @@ impl Exchange {
     /// Parses what has come, and writes what the client is to get of it.
     fn parse_answer(&mut self, out: &mut Vec<u8>, link: &Link<'_>) -> Head {
         let rules = self.rules;
-        let asks_upgrade = self.asks_upgrade;
+        let switch = self.asks_upgrade.and_then(|it| link.router.upgrades.get(it));
+        let switch = switch.map(String::as_str);
         let Some(attempt) = &mut self.attempt else {
             return Head::Partial;
         };
@@ -250,7 +251,7 @@ impl Exchange {
                     let at_hand = bytes.len() - consumed;
                     let early = !rules.request_has_ended() && ends_upload(&response, at_hand);
                     let close = early || !rules.client_is_persistent();
-                    let head = write_head(out, &response, &rules, asks_upgrade, close, link);
+                    let head = write_head(out, &response, &rules, switch, close, link);
                     (head, framing, consumed)
                 }
             };
@@ -289,7 +290,7 @@ fn write_head(
     out: &mut Vec<u8>,
     response: &Response<'_, '_>,
     rules: &crate::http::Exchange,
-    asks_upgrade: bool,
+    switch: Option<&str>,
     close: bool,
     link: &Link<'_>,
 ) -> Head {
@@ -300,8 +301,11 @@ fn write_head(
         }
         return Head::Interim { is_continue: response.status == 100 };
     }
-    if response.status == 101 && !(asks_upgrade && rules.request_has_ended()) {
-        return Head::Refused(Reason::BadResponse);
+    if response.status == 101 {
+        let asked_for = switch.is_some_and(|protocol| response.switches_to(protocol));
+        if !asked_for || !rules.request_has_ended() {
+            return Head::Refused(Reason::BadResponse);
+        }
     }
     let (framing, must_close) = outgoing_framing(response.facts.framing, rules.client_version);
     let close = must_close || close || link.is_closing();

@@ -100,7 +100,8 @@ pub(super) struct Exchange {
     keeps_body: bool,
     pub(super) upload: Pump,
     pub(super) download: Pump,
-    pub(super) asks_upgrade: bool,
+    /// To which of the router's protocols the request asks to switch.
+    pub(super) asks_upgrade: Option<usize>,
     /// The client waits for 100, and nobody has said it yet.
     pub(super) expects: bool,
     /// The upstream takes no more of the body, but may still answer.
@@ -137,7 +138,7 @@ impl Exchange {
         request: &Request<'_, '_>,
         upstream: Rc<Upstream>,
         ledger: Ledger,
-        asks_upgrade: bool,
+        asks_upgrade: Option<usize>,
         head: Vec<u8>,
         peer: &PeerText,
         link: &Link<'_>,
