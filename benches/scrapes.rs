@@ -156,7 +156,7 @@ fn fill(lane: &Lane) {
     let mut reader = BufReader::new(&client);
     for at in 0..SERVICES * REQUESTS_PER_SERVICE {
         let path = at % SERVICES;
-        let request = format!("GET /{path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         (&client).write_all(request.as_bytes()).expect("it is up");
         read_answer(&mut reader);
     }
@@ -222,7 +222,7 @@ fn ask(port: u16, accept: &str, gzip: bool) -> Option<(Duration, usize)> {
     let client = TcpStream::connect(("127.0.0.1", port)).ok()?;
     let coding = if gzip { "Accept-Encoding: gzip\r\n" } else { "" };
     let request =
-        format!("GET /metrics HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\n{coding}\r\n");
+        format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n{coding}\r\n");
     (&client).write_all(request.as_bytes()).ok()?;
     let mut reader = BufReader::with_capacity(1 << 18, &client);
     let length = read_head(&mut reader)?;

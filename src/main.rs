@@ -87,14 +87,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let logging = log_to_stderr(arguments.log);
     // The origins end when this is dropped, which is after the proxy has.
     let _origins = if arguments.demo { Some(demonstrate(&config)?) } else { None };
-    let reread = rereader(arguments.config);
-    let options = supervisor::Options { version: VERSION, exporters, logging, reread };
+    let file = arguments.config.filter(|path| path != Path::new("-"));
+    let reread = rereader(file.clone());
+    let options = supervisor::Options { version: VERSION, exporters, logging, file, reread };
     supervisor::run(config, options).map_err(|error| Failure::Run(error.to_string()))
 }
 
 /// What a reload reads.
 fn rereader(path: Option<PathBuf>) -> Box<dyn Fn() -> Result<Config, String>> {
-    let Some(path) = path.filter(|path| path != Path::new("-")) else {
+    let Some(path) = path else {
         let why = "the configuration came from no file, so there is none to read again";
         return Box::new(|| Err(why.to_owned()));
     };

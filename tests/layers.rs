@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 45] = [
+const HOMES: [(&str, &[&str]); 47] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
@@ -51,7 +51,8 @@ const HOMES: [(&str, &[&str]); 45] = [
     ("opentelemetry_zipkin", &["telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),
     ("async_trait", &["telemetry"]),
-    ("hyper_util", &["telemetry"]),
+    ("hyper", &["admin"]),
+    ("hyper_util", &["admin", "telemetry"]),
     ("http_body_util", &["telemetry"]),
     ("hyper_rustls", &["telemetry"]),
     ("rustls", &["telemetry"]),
@@ -76,6 +77,7 @@ const HOMES: [(&str, &[&str]); 45] = [
     ("hickory_resolver", &["supervisor"]),
     ("notify", &["supervisor"]),
     ("rustix", &["supervisor"]),
+    ("nix", &["config", "supervisor"]),
     ("signal_hook", &["supervisor"]),
 ];
 
@@ -209,6 +211,24 @@ fn what_this_test_reads_with_can_read() {
     assert_eq!(names, ["f", "g"]);
 }
 
+#[test]
+fn a_reason_stands_right_above_what_it_is_for() {
+    for (above, has) in [
+        ("// SAFETY: ours.\n", true),
+        ("// SAFETY: ours,\n// and nobody else's.\n", true),
+        ("// SAFETY: ours.\nlet a =\n", true),
+        ("", false),
+        ("// It is ours.\n", false),
+        ("// SAFETY: ours.\nlet a = 1;\n", false),
+        ("// SAFETY: ours.\nunsafe { b() };\n", false),
+        ("// SAFETY: ours.\n\n", false),
+    ] {
+        let text = format!("fn a() {{\n{above}unsafe {{ c() }}\n}}\n");
+        let line = text.lines().count() - 1;
+        assert_eq!(has_reason(&text, line), has, "{text}");
+    }
+}
+
 /// The top modules of this crate that a source names, with lines. `one` for itself.
 fn imports(source: &Source) -> Vec<(String, usize)> {
     let tokens = &source.tokens;
@@ -320,10 +340,8 @@ fn has_reason(text: &str, line: usize) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let mut above = lines[..line - 1].iter().rev().peekable();
     // The statement may have begun on a line before.
-    while above
-        .next_if(|line| !line.starts_with("//") && !line.ends_with([';', '{', '}']))
-        .is_some()
-    {}
+    let goes_on = |line: &str| !line.is_empty() && !line.ends_with([';', '{', '}']);
+    while above.next_if(|line| !line.starts_with("//") && goes_on(line)).is_some() {}
     above.take_while(|line| line.starts_with("//")).any(|line| line.starts_with("// SAFETY:"))
 }
 

@@ -113,7 +113,8 @@ fn the_program_that_has_it() {
     let exporters = exporters::make(&telemetry.exporters, &kinds).expect("they are made");
     let logging = Logging::fixed("info");
     let reread = Box::new(|| Err("there is no file".to_owned()));
-    let options = supervisor::Options { version: "of a test", exporters, logging, reread };
+    let options =
+        supervisor::Options { version: "of a test", exporters, logging, file: None, reread };
     supervisor::run(config, options).expect("it ends well");
 }
 

@@ -1,16 +1,24 @@
 //! Who may ask for what: categories, paths, the token, and which site a request comes from.
 //!
 //! Whoever reaches the port may use it unless a token is configured, hence loopback by default. A
-//! browser on the same machine reaches it too, so requests that change something are refused when
-//! they come from another site: by their `Origin`, and by a `Host` that is a name (a name can be
-//! pointed at 127.0.0.1 by whoever owns it).
+//! browser on the same machine reaches it too, and runs pages of anybody:
+//!
+//! - A page can ask by a name that its owner has pointed at 127.0.0.1 meanwhile (DNS rebinding),
+//!   and then counts as of the same origin and may read the answer. Hence `Host` must be an
+//!   address, localhost or one of `admin.hosts`, for reading too. Whoever brings the token may read
+//!   by any name: a page does not know it.
+//! - A page of another origin can send what changes something, though not read the answer. Hence
+//!   that is refused when its `Origin` is not ours.
+//!
+//! `Host` must be one, and the target's authority, where it has one, the same: else whoever stands
+//! in front could have judged by the other one.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
@@ -43,7 +51,7 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    match refusal(&settings, request.method(), request.uri().path(), request.headers()) {
+    match refusal(&settings, &request) {
         None => next.run(request).await,
         Some((StatusCode::UNAUTHORIZED, why)) => {
             let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
@@ -53,16 +61,20 @@ pub(super) async fn guard(
     }
 }
 
-fn refusal(
-    settings: &Admin,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-) -> Option<(StatusCode, &'static str)> {
+fn refusal(settings: &Admin, request: &Request) -> Option<(StatusCode, &'static str)> {
+    let (path, headers) = (request.uri().path(), request.headers());
+    let host = match host(request.uri(), headers) {
+        Ok(host) => host,
+        Err(why) => return Some((StatusCode::BAD_REQUEST, why)),
+    };
+    // No browser speaks HTTP/1.0; the probes of old load balancers do.
+    if host.is_none() && request.version() != Version::HTTP_10 {
+        return Some((StatusCode::BAD_REQUEST, "needs one Host"));
+    }
     if settings.deny.iter().any(|pattern| pattern.matches(path)) {
         return Some((StatusCode::FORBIDDEN, "this path is in admin.deny"));
     }
-    let category = category(method, path);
+    let category = category(request.method(), path);
     let is_on = match category {
         Category::Ui => settings.ui,
         Category::Control => settings.control,
@@ -81,10 +93,18 @@ fn refusal(
     {
         return Some((StatusCode::UNAUTHORIZED, "needs Authorization: Bearer and the token"));
     }
-    match own_site(headers) {
-        Err(why) if category == Category::Control => Some((StatusCode::FORBIDDEN, why)),
-        _ => None,
+    let is_control = category == Category::Control;
+    let Some(host) = host else {
+        return is_control.then_some((StatusCode::FORBIDDEN, "needs one Host"));
+    };
+    if !is_ours(host.host(), &settings.hosts) && (is_control || settings.token.is_none()) {
+        let why = "Host must be an IP address, localhost, or one of admin.hosts";
+        return Some((StatusCode::FORBIDDEN, why));
     }
+    if is_control && !is_own_origin(&host, headers) {
+        return Some((StatusCode::FORBIDDEN, "Origin is another site"));
+    }
+    None
 }
 
 fn category(method: &Method, path: &str) -> Category {
@@ -109,31 +129,38 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
     scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(token.as_bytes()))
 }
 
-/// Whether a request can only come from this interface's own pages or from no page at all.
-fn own_site(headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()),
-        _ => None,
-    };
-    let Some(host) = host.filter(|host| !host.as_str().contains('@')) else {
-        return Err("needs one Host");
-    };
-    if !is_local_name(host.host()) {
-        return Err("Host must be an IP address or localhost");
-    }
-    for origin in headers.get_all(header::ORIGIN) {
-        let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://"));
-        if !own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str())) {
-            return Err("Origin is another site");
+/// What the request is for by its one `Host`, if it has one; or what is wrong with that.
+fn host(target: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, &'static str> {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let host = match (fields.next(), fields.next()) {
+        (None, _) => None,
+        (Some(host), None) => {
+            let host = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
+            Some(host.filter(|it| !it.as_str().contains('@')).ok_or("Host is none")?)
         }
+        (Some(_), Some(_)) => return Err("needs one Host"),
+    };
+    match (target.authority(), &host) {
+        (Some(named), Some(host)) if named != host => Err("Host is not what the target names"),
+        (Some(_), None) => Err("needs one Host"),
+        _ => Ok(host),
     }
-    Ok(())
 }
 
-/// An address needs no name service, and localhost means this machine in every browser. The name
-/// that the listener is bound to is an address too.
-fn is_local_name(host: &str) -> bool {
+/// An address needs no name service, and localhost means this machine in every browser. Others are
+/// the operator's to know.
+fn is_ours(host: &str, names: &[String]) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    address.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+    let name = host.strip_suffix('.').unwrap_or(host);
+    address.parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether it comes from this interface's own pages or from no page at all.
+fn is_own_origin(host: &Authority, headers: &HeaderMap) -> bool {
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://"));
+        own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str()))
+    })
 }

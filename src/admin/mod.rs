@@ -8,6 +8,8 @@
 mod endpoints;
 mod guard;
 mod logging;
+mod server;
+mod strict;
 mod traces;
 mod views;
 
@@ -167,13 +169,8 @@ pub async fn serve(
     on_request: OnRequest,
 ) {
     let app = app(Context { state, hub, on_request: Arc::new(on_request) }, routes);
-    let served = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => axum::serve(listener, app).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin interface ended");
-    }
+    let Err(error) = server::serve(listener, app).await;
+    tracing::error!(%error, "the admin interface ended");
 }
 
 #[derive(Clone)]
@@ -206,12 +203,16 @@ fn app(context: Context, routes: axum::Router) -> axum::Router {
         .with_state(context);
     let all =
         own.merge(routes).fallback(move |uri| unknown(uri, is_on)).layer(CompressionLayer::new());
-    match settings {
+    let all = all.layer(middleware::from_fn(server::whole));
+    // The last layer is the first to see a request: who is refused is so before a body is waited
+    // for.
+    let guarded = match settings {
         Some(settings) => {
             all.layer(middleware::from_fn_with_state(Arc::new(settings), guard::guard))
         }
         None => all,
-    }
+    };
+    guarded.layer(middleware::from_fn(server::last_with_body))
 }
 
 async fn index() -> String {

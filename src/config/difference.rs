@@ -3,6 +3,7 @@
 use serde_yaml::Value;
 
 use super::Config;
+use super::secrets::Secrets;
 
 /// A key with different values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,37 +20,38 @@ impl Config {
     /// one of both does not have is named as a whole.
     pub fn differences(&self, other: &Config) -> Vec<Difference> {
         let mut found = Vec::new();
-        compare("", &self.to_value(), &other.to_value(), &mut found);
-        // Secrets are shown alike.
-        if let (Some(admin), Some(others)) = (&self.admin, &other.admin)
-            && admin.token.is_some()
-            && others.token.is_some()
-            && admin.token != others.token
-        {
-            let hidden = || "hidden".to_owned();
-            let path = "admin.token".to_owned();
-            found.push(Difference { path, before: hidden(), after: hidden() });
-        }
+        // Two secrets are shown alike and are not the same.
+        let both = |config: &Config| Both {
+            is: config.shown(Secrets::Shown),
+            shown: config.shown(Secrets::Hidden),
+        };
+        compare("", &both(self), &both(other), &mut found);
         found
     }
 }
 
-fn compare(path: &str, before: &Value, after: &Value, found: &mut Vec<Difference>) {
-    if before == after {
+/// A value, and the same with its secrets hidden.
+struct Both {
+    is: Value,
+    shown: Value,
+}
+
+fn compare(path: &str, before: &Both, after: &Both, found: &mut Vec<Difference>) {
+    if before.is == after.is {
         return;
     }
-    if let (Value::Mapping(before), Value::Mapping(after)) = (before, after) {
-        let null = Value::Null;
-        let added = after.keys().filter(|key| !before.contains_key(*key));
-        for key in before.keys().chain(added) {
+    if let (Value::Mapping(is), Value::Mapping(becomes)) = (&before.is, &after.is) {
+        let added = becomes.keys().filter(|key| !is.contains_key(*key));
+        for key in is.keys().chain(added) {
             let name = key.as_str().unwrap_or_default();
             let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-            let value = |of: &serde_yaml::Mapping| of.get(key).cloned().unwrap_or(null.clone());
+            let below = |of: &Value| of.get(key).cloned().unwrap_or(Value::Null);
+            let value = |of: &Both| Both { is: below(&of.is), shown: below(&of.shown) };
             compare(&path, &value(before), &value(after), found);
         }
         return;
     }
-    let (before, after) = (line(before), line(after));
+    let (before, after) = (line(&before.shown), line(&after.shown));
     found.push(Difference { path: path.to_owned(), before, after });
 }
 

@@ -35,11 +35,13 @@ mod raw;
 mod resilience;
 mod routers;
 mod runtime;
+mod secrets;
 mod services;
 mod shape;
 mod show;
 mod telemetry;
 mod traces;
+mod users;
 mod validate;
 mod yaml;
 
@@ -60,6 +62,8 @@ pub use discovery::{Asking, Discovery};
 pub use errors::{Errors, Issue};
 pub use exporters::{ExporterKey, ExporterSettings, ExporterSpec, Shape};
 pub use health::{HealthCheck, Probe};
+pub use secrets::without_secrets;
+pub use users::User;
 
 /// Everything that the program was told. Routes refer to services by index.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +81,8 @@ pub struct Config {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
+    /// Who the process is once its sockets are bound; `None`: who started it.
+    pub user: Option<User>,
     /// One per shard, at least one; several may name one core.
     pub shards: Vec<ShardSettings>,
     /// Where the control thread may run; empty: anywhere.
@@ -110,6 +116,8 @@ pub struct Admin {
     pub diagnostics: bool,
     /// What `Authorization: Bearer` must say; `None`: whoever reaches the port may use it.
     pub token: Option<String>,
+    /// What `Host` may say besides addresses and localhost; lower case.
+    pub hosts: Vec<String>,
     /// `None`: everything that is not denied.
     pub allow: Option<Vec<PathPattern>>,
     pub deny: Vec<PathPattern>,

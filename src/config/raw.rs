@@ -32,6 +32,7 @@ pub(super) struct Root {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Runtime {
+    pub(super) user: Leaf,
     pub(super) cores: Leaf,
     pub(super) control_cores: Leaf,
     pub(super) shard: Section<Shard>,
@@ -71,6 +72,7 @@ pub(super) struct Admin {
     pub(super) ip: Leaf,
     pub(super) port: Leaf,
     pub(super) token: Leaf,
+    pub(super) hosts: Option<Vec<Leaf>>,
     pub(super) categories: Section<Categories>,
     pub(super) allow: Option<Vec<Leaf>>,
     pub(super) deny: Option<Vec<Leaf>>,

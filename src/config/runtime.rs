@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::errors::Path;
 use super::leaves::Check;
 use super::raw::{self, Leaf};
-use super::{Runtime, ShardSettings, cores};
+use super::{Runtime, ShardSettings, cores, users};
 
 const DRAIN_MS: u64 = 30_000;
 const DRAIN_GRACE_MS: u64 = 0;
@@ -53,6 +53,7 @@ pub(super) fn runtime(raw: &raw::Runtime, at: &Path, check: &mut Check) -> Runti
     let drain_ms = &at.key("drain_ms");
     let grace_ms = &at.key("drain_grace_ms");
     Runtime {
+        user: users::user(&raw.user, &at.key("user"), check),
         shards,
         control_cores,
         drain: check.millis_or_zero(drain_ms, &raw.drain_ms, DRAIN_MS),

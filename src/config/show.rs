@@ -1,28 +1,33 @@
 //! A configuration as it was understood, in the form in which it is written: what this shows can be
-//! read again and is the same, but for secrets.
+//! read again and is the same, but for secrets where they are hidden.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
+use super::secrets::{HIDDEN, Secrets, without_secrets};
 use super::{
     Accrual, Admin, Asking, Backoff, Balancer, Classifier, Config, Discovery, FailureAccrual,
     HealthCheck, Mode, Probe, Retries, Router, Runtime, Service, ShardSettings, Telemetry, Tracing,
     cores,
 };
 
-/// What stands for a secret.
-const HIDDEN: &str = "***************(hidden)";
-
 impl Config {
     /// Every key, with secrets hidden.
     pub fn to_value(&self) -> Value {
+        self.shown(Secrets::Hidden)
+    }
+
+    pub(super) fn shown(&self, secrets: Secrets) -> Value {
         let services = self.services.iter().map(|it| (it.name.as_str(), service(it)));
         map([
             ("runtime", runtime(&self.runtime)),
-            ("admin", self.admin.as_ref().map_or("off".into(), admin)),
-            ("telemetry", self.telemetry.as_ref().map_or("off".into(), telemetry)),
+            ("admin", self.admin.as_ref().map_or("off".into(), |it| admin(it, secrets))),
+            (
+                "telemetry",
+                self.telemetry.as_ref().map_or("off".into(), |it| telemetry(it, secrets)),
+            ),
             ("routers", self.routers.iter().map(|it| router(it, &self.services)).collect()),
             ("services", map(services)),
         ])
@@ -65,6 +70,7 @@ fn runtime(runtime: &Runtime) -> Value {
         .into_iter()
         .map(|shard| map([("cores", text(shard.core))].into_iter().chain(shard_settings(shard))));
     map([
+        ("user", runtime.user.as_ref().map_or(Value::Null, text)),
         ("cores", text(cores.join(","))),
         ("control_cores", control_cores),
         ("shard", map(shard_settings(first))),
@@ -84,14 +90,19 @@ fn shard_settings(shard: &ShardSettings) -> [(&'static str, Value); 5] {
     ]
 }
 
-fn admin(admin: &Admin) -> Value {
+fn admin(admin: &Admin, secrets: Secrets) -> Value {
     let patterns = |patterns: &[super::PathPattern]| -> Value {
         patterns.iter().map(|pattern| Value::from(pattern.as_str())).collect()
+    };
+    let token = |token: &str| match secrets {
+        Secrets::Hidden => HIDDEN.into(),
+        Secrets::Shown => token.into(),
     };
     map([
         ("ip", text(admin.address.ip())),
         ("port", admin.address.port().into()),
-        ("token", admin.token.as_ref().map_or(Value::Null, |_| HIDDEN.into())),
+        ("token", admin.token.as_deref().map_or(Value::Null, token)),
+        ("hosts", admin.hosts.iter().map(|name| Value::from(name.as_str())).collect()),
         (
             "categories",
             map([
@@ -105,9 +116,14 @@ fn admin(admin: &Admin) -> Value {
     ])
 }
 
-fn telemetry(telemetry: &Telemetry) -> Value {
+fn telemetry(telemetry: &Telemetry, secrets: Secrets) -> Value {
+    let shown = |(key, value): (&'static str, Value)| match value.as_str() {
+        Some(text) if secrets == Secrets::Hidden => (key, without_secrets(text).into()),
+        _ => (key, value),
+    };
     let exporters = telemetry.exporters.iter().map(|exporter| {
-        map([("kind", exporter.spec.kind.into())].into_iter().chain(exporter.iter()))
+        let kind = ("kind", exporter.spec.kind.into());
+        map([kind].into_iter().chain(exporter.iter().map(shown)))
     });
     map([
         ("flush_interval_ms", millis(telemetry.flush_interval)),

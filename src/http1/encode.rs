@@ -355,9 +355,7 @@ fn codings_field(out: &mut Vec<u8>, name: &[u8], fields: &[Field<'_>]) {
         if at > 0 {
             out.extend_from_slice(b", ");
         }
-        // In one spelling: some origins compare it with its case.
-        let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
-        out.extend_from_slice(if is_chunked { b"chunked" } else { coding });
+        out.extend_from_slice(coding);
     }
     end(out);
 }

@@ -36,12 +36,12 @@ pub(super) struct ControlThread {
 impl ControlThread {
     pub(super) fn start(
         config: &Config,
+        listener: Option<TcpListener>,
         state: admin::State,
         collector: Option<(Inlet, Hub)>,
         exporters: Vec<Made>,
-        events: Sender<Event>,
+        events: &Sender<Event>,
     ) -> Result<ControlThread, RunError> {
-        let listener = bind(config)?;
         let failed = |error: io::Error| RunError(format!("no control thread: {error}"));
         let admin = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -56,7 +56,7 @@ impl ControlThread {
             flush_interval: config.telemetry.as_ref().map(|it| it.flush_interval),
             exporters,
             wanted,
-            events,
+            events: events.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
@@ -100,7 +100,8 @@ pub(super) fn hub_of(config: &Config) -> Hub {
     Hub::new(Merger::new(&cores, max_series, series_ttl, Instant::now()))
 }
 
-fn bind(config: &Config) -> Result<Option<TcpListener>, RunError> {
+/// Where admin is to listen.
+pub(super) fn bind(config: &Config) -> Result<Option<TcpListener>, RunError> {
     let Some(settings) = &config.admin else {
         return Ok(None);
     };

@@ -37,6 +37,8 @@ pub(super) struct Listening {
     so_far: u32,
     /// Given up with the last reload, and when.
     freed: Vec<(SocketAddr, Instant)>,
+    /// Root was given up after the first configuration was bound.
+    is_unprivileged: bool,
 }
 
 impl Listening {
@@ -47,7 +49,7 @@ impl Listening {
         let mut servers = Vec::new();
         let mut known = self.servers.clone();
         let mut so_far = self.so_far;
-        for wanted in addresses(config) {
+        for (wanted, path) in addresses(config).zip(paths(config)) {
             // Port 0 may be there several times: each is used once. One that came to listen
             // somewhere may be called by that now.
             let is_it = |(address, server): &(SocketAddr, ServerPlan)| {
@@ -59,7 +61,8 @@ impl Listening {
             }
             so_far += 1;
             let failed = |error: io::Error| {
-                RunError(format!("cannot listen on {wanted}: {}", describe(&error)))
+                let why = self.root_s(wanted, &error).unwrap_or_else(|| describe(&error));
+                RunError(format!("cannot listen on {wanted} ({path}): {why}"))
             };
             let address = self.free(wanted).map_err(failed)?;
             for shard in &mut sockets {
@@ -70,6 +73,35 @@ impl Listening {
             servers.push(ServerPlan { number: so_far, address });
         }
         Ok(Bound { servers, sockets })
+    }
+
+    /// From now on what only root may do is refused for that reason.
+    pub(super) fn set_unprivileged(&mut self, is: bool) {
+        self.is_unprivileged = is;
+    }
+
+    /// What failed because root is not there any more, and would not after a restart.
+    fn root_s(&self, wanted: SocketAddr, error: &io::Error) -> Option<String> {
+        let what = match error.kind() {
+            io::ErrorKind::PermissionDenied => "a port like this needs root",
+            // The kernel lets those share a port alone who opened their sockets as the same user.
+            io::ErrorKind::AddrInUse if self.overlaps(wanted) => {
+                "it overlaps with what was bound as root"
+            }
+            _ => return None,
+        };
+        let given_up = "which was given up at start (runtime.user): needs a restart";
+        self.is_unprivileged.then(|| format!("{what}, {given_up}"))
+    }
+
+    /// Whether one of both is for all addresses, so that ours would be in the way of itself. The
+    /// kernel gives connections to the socket that says more of where it listens.
+    fn overlaps(&self, wanted: SocketAddr) -> bool {
+        self.servers.iter().any(|(_, server)| {
+            let it = server.address;
+            let is_any = it.ip().is_unspecified() || wanted.ip().is_unspecified();
+            it.port() == wanted.port() && it.is_ipv4() == wanted.is_ipv4() && is_any
+        })
     }
 
     /// What was bound is what is listened on from now on.
@@ -88,14 +120,7 @@ impl Listening {
     /// another process of the same user has, and take half of its connections: it must be free
     /// without.
     fn free(&self, wanted: SocketAddr) -> io::Result<SocketAddr> {
-        // One of both is for all addresses, so ours would be in the way of itself. The kernel gives
-        // connections to the socket that says more of where it listens.
-        let overlaps = |(_, server): &(SocketAddr, ServerPlan)| {
-            let it = server.address;
-            let is_any = it.ip().is_unspecified() || wanted.ip().is_unspecified();
-            it.port() == wanted.port() && it.is_ipv4() == wanted.is_ipv4() && is_any
-        };
-        if wanted.port() != 0 && self.servers.iter().any(overlaps) {
+        if wanted.port() != 0 && self.overlaps(wanted) {
             return Ok(wanted);
         }
         let freed = self.freed.iter().find(|(address, _)| *address == wanted);
@@ -118,6 +143,14 @@ impl Listening {
 fn addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let servers = config.routers.iter().flat_map(|router| &router.servers);
     servers.map(|server| server.address)
+}
+
+/// What errors call them.
+fn paths(config: &Config) -> impl Iterator<Item = String> {
+    let routers = config.routers.iter().enumerate();
+    routers.flat_map(|(i, router)| {
+        (0..router.servers.len()).map(move |j| format!("routers[{i}].servers[{j}]"))
+    })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {

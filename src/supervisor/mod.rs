@@ -8,10 +8,12 @@ mod control;
 mod discovery;
 mod listen;
 mod planner;
+mod privileges;
 mod reign;
 mod restart;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +53,8 @@ pub struct Options {
     pub exporters: Vec<Made>,
     /// How the log's filter is read and changed.
     pub logging: admin::Logging,
+    /// Where the configuration was read, if that was a file.
+    pub file: Option<PathBuf>,
     /// Reads the configuration again, for a reload; or says what is wrong with it, in lines.
     pub reread: Box<dyn Fn() -> Result<Config, String>>,
 }
@@ -71,13 +75,18 @@ impl std::error::Error for RunError {}
 pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     ring::probe(config.runtime.shards.len()).map_err(|why| RunError(why.to_string()))?;
     die_with_any_shard();
+    privileges::gain_no_more()?;
     keep_to(&config.runtime.control_cores)?;
-    let (events, inbox) = unbounded();
-    listen_to_signals(events.clone())?;
     let config = Arc::new(config);
     let mut listening = Listening::default();
     let Bound { servers, sockets } = listening.bind(&config)?;
     listening.keep(&config, &servers);
+    let admin = control::bind(&config)?;
+    let user = config.runtime.user.as_ref();
+    listening.set_unprivileged(privileges::become_user(user)?);
+    privileges::warn_of(user, options.file.as_deref());
+    let (events, inbox) = unbounded();
+    listen_to_signals(events.clone())?;
     let started = Instant::now();
     let mut planner = Planner::new(config.clone(), started, servers);
     let plan = planner.plan(&Occupied::default())?;
@@ -89,7 +98,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
     let current = admin::Current { config: config.clone(), listeners: listeners.clone(), tracing };
     let state = admin::State::new(info, current);
     let control =
-        ControlThread::start(&config, state.clone(), collector, options.exporters, events.clone())?;
+        ControlThread::start(&config, admin, state.clone(), collector, options.exporters, &events)?;
     let given =
         reporting.into_iter().map(|reporting| Given { started, plan: plan.clone(), reporting });
     let (commands, shards) = start_shards(&config, given.collect(), &events)?;
@@ -118,6 +127,7 @@ pub fn run(config: Config, options: Options) -> Result<(), RunError> {
         cores = ?cores,
         listeners = ?listeners,
         admin = %control.admin().map_or_else(|| "off".into(), |address| address.to_string()),
+        user = %privileges::who(),
         "ringlane is ready"
     );
     reign.last()?;

@@ -48,21 +48,57 @@ impl Proxy {
         Proxy::spawn("-", &text, None)
     }
 
+    /// As `start`, with keys of `admin` besides `port`.
+    pub fn start_with_admin(admin: &str, yaml: &str, cores: &str) -> Proxy {
+        let beginning = beginning(RUNTIME, cores).replace("port: 0", &format!("port: 0, {admin}"));
+        Proxy::spawn("-", &(beginning + yaml), None)
+    }
+
     /// As `start`, with a configuration in a file that `reload` and `rewrite` change.
     pub fn start_from_file(yaml: &str, cores: &str) -> Proxy {
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let (pid, number) = (std::process::id(), FILES.fetch_add(1, Ordering::SeqCst));
         let name = format!("ringlane-{pid}-{number}.yaml");
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let beginning = beginning(RUNTIME, cores);
+        Proxy::start_at(path, RUNTIME, yaml, cores)
+    }
+
+    /// As `start_with`, with the configuration in a file at `path`.
+    pub fn start_at(path: PathBuf, runtime: &str, yaml: &str, cores: &str) -> Proxy {
+        let beginning = beginning(runtime, cores);
         std::fs::write(&path, format!("{beginning}{yaml}")).expect("a file of ours");
         let argument = path.to_str().expect("a path in UTF-8").to_owned();
         Proxy::spawn(&argument, "", Some((path, beginning)))
     }
 
+    /// With this configuration and no more, in a file at `path`.
+    pub fn start_exactly(path: PathBuf, yaml: &str) -> Proxy {
+        std::fs::write(&path, yaml).expect("a file of ours");
+        let argument = path.to_str().expect("a path in UTF-8").to_owned();
+        Proxy::spawn(&argument, "", Some((path, String::new())))
+    }
+
+    /// The same behind words such as `["nice"]`, of a program that becomes the proxy.
+    pub fn start_behind(words: &[&str], path: PathBuf, runtime: &str, yaml: &str) -> Proxy {
+        let beginning = beginning(runtime, "0");
+        std::fs::write(&path, format!("{beginning}{yaml}")).expect("a file of ours");
+        let argument = path.to_str().expect("a path in UTF-8").to_owned();
+        Proxy::spawn_behind(words, &argument, "", Some((path, beginning)))
+    }
+
     fn spawn(argument: &str, text: &str, file: Option<(PathBuf, String)>) -> Proxy {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringlane"))
-            .args([argument, "--log", "info"])
+        Proxy::spawn_behind(&[], argument, text, file)
+    }
+
+    fn spawn_behind(
+        words: &[&str],
+        argument: &str,
+        text: &str,
+        file: Option<(PathBuf, String)>,
+    ) -> Proxy {
+        let words = [words, &[env!("CARGO_BIN_EXE_ringlane"), argument, "--log", "info"]].concat();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

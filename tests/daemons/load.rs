@@ -79,7 +79,7 @@ impl Load {
     /// `/metrics` in the format that is asked for.
     pub(crate) fn page(&self, accept: &str) -> String {
         let mut wire = Wire::connect(self.proxy.admin);
-        wire.send(format!("GET /metrics HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\n\r\n"));
+        wire.send(format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n"));
         let answer = wire.answer();
         assert_eq!(answer.status(), 200, "{answer:?}");
         let content_type = answer.head.get("content-type").unwrap_or_default();

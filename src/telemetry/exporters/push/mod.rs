@@ -5,6 +5,7 @@
 //! loop: which spans go when, and that each of them ends as sent or as dropped.
 
 use super::{Ends, Exporter, Task};
+use crate::config::without_secrets;
 use crate::telemetry::feed::Feed;
 
 mod client;
@@ -33,7 +34,7 @@ pub(super) struct Pusher<C> {
 
 impl<C: Collector> Pusher<C> {
     pub(super) fn new(settings: &Settings, collector: C) -> Pusher<C> {
-        let to = settings.endpoint.to_string();
+        let to = without_secrets(&settings.endpoint.to_string());
         Pusher { collector, to, queue_spans: settings.queue_spans }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::Uri;
 
 use super::{Client, Naming};
-use crate::config::{ExporterKey, ExporterSettings, Shape};
+use crate::config::{ExporterKey, ExporterSettings, Shape, without_secrets};
 
 const ENDPOINT: &str =
     "an http or https URL with a host, such as http://collector.example:9411/api/v2/spans";
@@ -61,7 +61,8 @@ pub(in super::super) struct Settings {
 impl Settings {
     pub(in super::super) fn new(settings: &ExporterSettings) -> Result<Settings, String> {
         let endpoint = settings.text("endpoint");
-        let refused = |why: &str| format!("endpoint is {endpoint:?}: {why}; allowed: {ENDPOINT}");
+        let shown = without_secrets(endpoint);
+        let refused = |why: &str| format!("endpoint is {shown:?}: {why}; allowed: {ENDPOINT}");
         let uri: Uri = endpoint.parse().map_err(|_| refused("not a URL"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(refused("neither http nor https"));
