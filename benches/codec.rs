@@ -81,7 +81,8 @@ fn rewrites(criterion: &mut Criterion) {
     }
     let response = response(RESPONSE);
     let (framing, close) = outgoing_framing(response.facts.framing, Version::Http11);
-    let context = ResponseContext { client_version: Version::Http11, close, rules: &rules };
+    let context =
+        ResponseContext { client_version: Version::Http11, close, rules: &rules, date: None };
     let rewrite_response = |out: &mut Vec<u8>| {
         out.clear();
         encode::response(out, black_box(&response), framing, &context);

@@ -170,7 +170,8 @@ fn rewrite_response(mut it: ResponseRewrite) -> ResponseRewrite {
     it.out.clear();
     let response = black_box(&it.message);
     let (framing, close) = outgoing_framing(response.facts.framing, Version::Http11);
-    let context = ResponseContext { client_version: Version::Http11, close, rules: &it.rules };
+    let context =
+        ResponseContext { client_version: Version::Http11, close, rules: &it.rules, date: None };
     encode::response(&mut it.out, response, framing, &context);
     encode::end(&mut it.out);
     it

@@ -31,12 +31,13 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// Where each external crate may be named.
-const HOMES: [(&str, &[&str]); 47] = [
+const HOMES: [(&str, &[&str]); 48] = [
     ("glommio", &["ring", "shard", "supervisor"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "shard"]),
     ("socket2", &["ring", "shard", "supervisor", "demo"]),
     ("httparse", &["http1"]),
+    ("httpdate", &["shard"]),
     ("memchr", &["http", "http1", "policy"]),
     ("crossbeam_channel", &["ring", "shard", "supervisor", "telemetry"]),
     ("hdrhistogram", &["telemetry"]),

@@ -50,6 +50,7 @@ pub enum FieldName {
     CtxDeadline,
     /// Linkerd's `l5d-ctx-trace`.
     CtxTrace,
+    Date,
     Expect,
     Forwarded,
     Host,
@@ -87,7 +88,7 @@ impl FieldName {
         match name.len() {
             2 => pick(name, &[(b"te", F::Te), (b"b3", F::B3)]),
             3 => pick(name, &[(b"via", F::Via)]),
-            4 => pick(name, &[(b"host", F::Host)]),
+            4 => pick(name, &[(b"host", F::Host), (b"date", F::Date)]),
             6 => pick(name, &[(b"cookie", F::Cookie), (b"expect", F::Expect)]),
             7 => pick(name, &[(b"upgrade", F::Upgrade), (b"trailer", F::Trailer)]),
             9 => pick(name, &[(b"forwarded", F::Forwarded), (b"l5d-reqid", F::RequestId)]),

@@ -10,7 +10,8 @@
 //!   proxy that asks for them (RFC 9110 section 11.7); this one never asks, an origin must not be
 //!   handed credentials that were meant for another hop, nor demand them in a proxy's name.
 //! - `Trailer` is end-to-end (RFC 9110 section 6.6.2) and stays.
-//! - `Date` and `Server` stay as the origin set them.
+//! - `Date` and `Server` stay as the origin set them; an answer that came without `Date` gets one
+//!   (RFC 9110 section 6.6.1).
 //!
 //! This module knows values, not how a version of HTTP spells a field.
 
@@ -113,6 +114,7 @@ pub fn goes_no_further(name: FieldName) -> bool {
         | FieldName::Cookie
         | FieldName::CtxDeadline
         | FieldName::CtxTrace
+        | FieldName::Date
         | FieldName::Expect
         | FieldName::Forwarded
         | FieldName::Host

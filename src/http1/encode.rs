@@ -26,6 +26,8 @@ pub struct ResponseContext<'r> {
     /// Whether the client's connection closes after this response.
     pub close: bool,
     pub rules: &'r ForwardRules,
+    /// Now, as `Date` has it, for an answer that came without one; `None`: it goes on without.
+    pub date: Option<&'r [u8]>,
 }
 
 /// How a body goes on to a client, and whether the connection must close to end it.
@@ -238,6 +240,12 @@ pub fn response(
         (false, false) if keep_alive => field(out, b"Connection", b"keep-alive"),
         (false, false) => {}
     }
+    if let Some(date) = context.date
+        && !written.has(FieldName::Date)
+        && response.status >= 200
+    {
+        field(out, b"Date", date);
+    }
     via(out, context.rules, response.version);
 }
 
@@ -303,7 +311,13 @@ fn response_fields(out: &mut Vec<u8>, response: &Response<'_, '_>, framing: Fram
 /// Appends a whole answer that says why the proxy gave up, body included.
 ///
 /// A client of 1.0 is to be closed on, since this does not say `keep-alive`.
-pub fn error_response(out: &mut Vec<u8>, reason: Reason, close: bool, head_only: bool) {
+pub fn error_response(
+    out: &mut Vec<u8>,
+    reason: Reason,
+    close: bool,
+    head_only: bool,
+    date: Option<&[u8]>,
+) {
     let status = reason.status();
     out.extend_from_slice(b"HTTP/1.1 ");
     push_decimal(out, u64::from(status));
@@ -313,6 +327,7 @@ pub fn error_response(out: &mut Vec<u8>, reason: Reason, close: bool, head_only:
     let body = reason.text();
     decimal_field(out, b"Content-Length", body.len() as u64 + 1);
     field(out, b"ringlane-error", reason.label().as_bytes());
+    date.into_iter().for_each(|date| field(out, b"Date", date));
     match status {
         405 => field(out, b"Allow", ALLOW),
         503 => field(out, b"Retry-After", RETRY_AFTER_SECS),

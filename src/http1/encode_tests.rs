@@ -29,7 +29,8 @@ fn answered(bytes: &str, method: Method, client_version: Version, close: bool) -
     let parsed = ResponseParser::default().parse(bytes.as_bytes(), &mut storage, method);
     let (parsed, _) = parsed.unwrap().unwrap();
     let (framing, must_close) = outgoing_framing(parsed.facts.framing, client_version);
-    let context = ResponseContext { client_version, close: close || must_close, rules: &OFF };
+    let context =
+        ResponseContext { client_version, close: close || must_close, rules: &OFF, date: None };
     let mut out = Vec::new();
     response(&mut out, &parsed, framing, &context);
     String::from_utf8(out).unwrap()
@@ -212,7 +213,7 @@ fn errors_are_whole_responses_of_our_own_parser() {
     for reason in Reason::ALL {
         for (close, head_only) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut out = Vec::new();
-            error_response(&mut out, reason, close, head_only);
+            error_response(&mut out, reason, close, head_only, None);
             let mut storage = FieldStorage::new();
             let method = if head_only { Method::Head } else { Method::Get };
             let parsed = ResponseParser::default().parse(&out, &mut storage, method);
@@ -235,7 +236,7 @@ fn max_forwards_0_is_answered_here() {
         let mut storage = FieldStorage::new();
         let parsed = RequestParser::default().parse(bytes.as_bytes(), &mut storage);
         let mut out = Vec::new();
-        let answered = local_answer(&mut out, &parsed.unwrap().unwrap().0, true);
+        let answered = local_answer(&mut out, &parsed.unwrap().unwrap().0, true, None);
         answered.then(|| String::from_utf8(out).unwrap())
     };
     let trace =

@@ -8,7 +8,12 @@ use crate::http::{FieldName, Method, Request};
 ///
 /// TRACE is echoed without what a script must not learn about its user (RFC 9110 section 9.3.8):
 /// credentials and cookies.
-pub fn local_answer(out: &mut Vec<u8>, request: &Request<'_, '_>, close: bool) -> bool {
+pub fn local_answer(
+    out: &mut Vec<u8>,
+    request: &Request<'_, '_>,
+    close: bool,
+    date: Option<&[u8]>,
+) -> bool {
     if !request.is_for_us() {
         return false;
     }
@@ -16,7 +21,7 @@ pub fn local_answer(out: &mut Vec<u8>, request: &Request<'_, '_>, close: bool) -
         Method::Trace => {
             let mut echo = Vec::new();
             echo_head(&mut echo, request);
-            start(out, close);
+            start(out, close, date);
             field(out, b"Content-Type", b"message/http");
             decimal_field(out, b"Content-Length", echo.len() as u64);
             end(out);
@@ -24,7 +29,7 @@ pub fn local_answer(out: &mut Vec<u8>, request: &Request<'_, '_>, close: bool) -
             true
         }
         Method::Options => {
-            start(out, close);
+            start(out, close, date);
             field(out, b"Allow", ALLOW);
             field(out, b"Content-Length", b"0");
             end(out);
@@ -41,8 +46,9 @@ pub fn local_answer(out: &mut Vec<u8>, request: &Request<'_, '_>, close: bool) -
     }
 }
 
-fn start(out: &mut Vec<u8>, close: bool) {
+fn start(out: &mut Vec<u8>, close: bool, date: Option<&[u8]>) {
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    date.into_iter().for_each(|date| field(out, b"Date", date));
     if close {
         field(out, b"Connection", b"close");
     }

@@ -173,7 +173,7 @@ fn responses_are_read_on_as_they_were_read() {
         let client_version = if round % 2 == 0 { Version::Http10 } else { Version::Http11 };
         let (framing, close) = outgoing_framing(response.facts.framing, client_version);
         let mut out = Vec::new();
-        let context = ResponseContext { client_version, close, rules: &rules };
+        let context = ResponseContext { client_version, close, rules: &rules, date: None };
         encode::response(&mut out, &response, framing, &context);
         encode::end(&mut out);
         let mut storage = FieldStorage::new();

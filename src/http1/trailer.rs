@@ -87,7 +87,7 @@ fn is_forbidden(name: &[u8]) -> bool {
     if FieldName::of(name) != FieldName::Other {
         return true;
     }
-    const FORBIDDEN: [&[u8]; 26] = [
+    const FORBIDDEN: [&[u8]; 25] = [
         b"accept-encoding",
         b"age",
         b"cache-control",
@@ -95,7 +95,6 @@ fn is_forbidden(name: &[u8]) -> bool {
         b"content-location",
         b"content-range",
         b"content-type",
-        b"date",
         b"expires",
         b"if-match",
         b"if-modified-since",

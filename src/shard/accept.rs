@@ -130,7 +130,8 @@ pub(super) fn accept(
     }
     if request.is_for_us() {
         let mut answer = context.ring.buffer();
-        encode::local_answer(&mut answer, request, close);
+        let date = link.context.date();
+        encode::local_answer(&mut answer, request, close, Some(&date));
         let bytes = Bytes { request: 0, response: body_bytes(&answer) };
         ledger.ended(context, None, Some(200), bytes);
         return Head::Local { answer, close };

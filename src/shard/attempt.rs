@@ -309,10 +309,12 @@ fn write_head(
     }
     let (framing, must_close) = outgoing_framing(response.facts.framing, rules.client_version);
     let close = must_close || close || link.is_closing();
+    let date = link.context.date();
     let context = ResponseContext {
         client_version: rules.client_version,
         close: close && response.status != 101,
         rules: &link.router.rules,
+        date: Some(&date),
     };
     encode::response(out, response, framing, &context);
     encode::end(out);

@@ -476,7 +476,8 @@ impl Connection {
     /// Sends an answer of our own.
     fn answer(&mut self, reason: Reason, close: bool, head_only: bool) -> bool {
         let mut out = self.context.ring.buffer();
-        encode::error_response(&mut out, reason, close, head_only);
+        let date = self.context.date();
+        encode::error_response(&mut out, reason, close, head_only, Some(&date));
         self.client.send(Chunk::heap(out));
         self.after_answer(close)
     }

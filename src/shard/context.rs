@@ -160,6 +160,8 @@ pub(super) struct Context {
     /// Answers that nobody wants.
     pub(super) leftovers: Leftovers,
     started: Instant,
+    /// As `Date` has it; refreshed ten times a second.
+    date: Cell<[u8; DATE_BYTES]>,
     drain: Cell<Option<Drain>>,
     /// Connections and listeners that a drain waits for.
     held: Cell<usize>,
@@ -205,6 +207,7 @@ impl Context {
             tracer,
             leftovers: Leftovers::default(),
             started,
+            date: Cell::new(date_now()),
             drain: Cell::new(None),
             held: Cell::new(0),
             connections: Cell::new(0),
@@ -246,6 +249,15 @@ impl Context {
             return now;
         }
         self.started.elapsed()
+    }
+
+    /// Now, as `Date` has it (RFC 9110 section 5.6.7).
+    pub(super) fn date(&self) -> [u8; DATE_BYTES] {
+        self.date.get()
+    }
+
+    pub(super) fn refresh_date(&self) {
+        self.date.set(date_now());
     }
 
     pub(super) fn drain(&self) -> Option<Drain> {
@@ -330,6 +342,15 @@ impl Drop for Hold {
             context.ring.wake(control);
         }
     }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+const DATE_BYTES: usize = 29;
+
+fn date_now() -> [u8; DATE_BYTES] {
+    let text = httpdate::fmt_http_date(std::time::SystemTime::now());
+    // It has as many for the next 8,000 years.
+    text.as_bytes().try_into().unwrap_or([b' '; DATE_BYTES])
 }
 
 /// Different on every shard and at every start, so that shards do not pick in step.

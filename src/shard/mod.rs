@@ -183,7 +183,8 @@ async fn keep_pools(context: Rc<Context>) {
     }
 }
 
-/// Brings together what each shard has seen of its endpoints, ten times a second.
+/// Brings together what each shard has seen of its endpoints, ten times a second; and tells the
+/// time of day.
 async fn refresh_policies(context: Rc<Context>) {
     let waker = ring::current_waker().await;
     let timer = context.ring.timer(waker);
@@ -191,6 +192,7 @@ async fn refresh_policies(context: Rc<Context>) {
     loop {
         if timer.has_fired() {
             timer.set(context.ring.now() + REFRESH_PERIOD);
+            context.refresh_date();
             context.each_upstream(|upstream| upstream.refresh(&context));
         }
         ring::wait().await;

@@ -288,8 +288,12 @@ fn response_head(
     let (to, must_close) = outgoing_framing(from, rules.client_version);
     let close = must_close || !rules.client_is_persistent();
     let forwarding = self::rules();
-    let context =
-        ResponseContext { client_version: rules.client_version, close, rules: &forwarding };
+    let context = ResponseContext {
+        client_version: rules.client_version,
+        close,
+        rules: &forwarding,
+        date: None,
+    };
     encode::response(out, &response, to, &context);
     encode::end(out);
     rules.response_begun(response.facts.persistent);
@@ -303,7 +307,7 @@ fn answered_here(rules: &Exchange, reason: Reason, sent: &mut Sent) -> bool {
     let close = rules.client_version == Version::Http10 || rules.closes_client();
     let head_only = rules.method == Method::Head;
     let from = sent.bytes.len();
-    encode::error_response(&mut sent.bytes, reason, close, head_only);
+    encode::error_response(&mut sent.bytes, reason, close, head_only, None);
     let line = sent.bytes[from..].split(|&byte| byte == b'\r').next().unwrap_or_default();
     let start = line.to_vec();
     let body = if head_only { Vec::new() } else { format!("{}\n", reason.text()).into_bytes() };

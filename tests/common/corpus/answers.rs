@@ -118,7 +118,8 @@ impl Upstream<'_> {
         let (framing, must_close) = outgoing_framing(from, asked.version);
         let close = (must_close || !asked.persistent) && response.status != 101;
         let rules = self.router.rules();
-        let context = ResponseContext { client_version: asked.version, close, rules: &rules };
+        let context =
+            ResponseContext { client_version: asked.version, close, rules: &rules, date: None };
         let mut head = Vec::new();
         encode::response(&mut head, response, framing, &context);
         encode::end(&mut head);

@@ -107,7 +107,7 @@ impl Client {
         let mut answer = Vec::new();
         let persistent = request.facts.persistent && request.version == Version::Http11;
         let close = !persistent || !matches!(framing, Framing::Empty | Framing::Length(0));
-        if encode::local_answer(&mut answer, request, close) {
+        if encode::local_answer(&mut answer, request, close, None) {
             self.outcome.events.push(Event::Answered(answer));
             self.outcome.is_open = !close;
             return Ok(!close);

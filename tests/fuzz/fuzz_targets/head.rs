@@ -72,7 +72,7 @@ fn request(data: &[u8]) {
     assert_eq!((again.method, again.host), (request.method, request.host));
     assert_eq!(again.upgrade_token(), request.upgrade_token());
     let mut local = Vec::new();
-    assert_eq!(encode::local_answer(&mut local, &request, true), request.is_for_us());
+    assert_eq!(encode::local_answer(&mut local, &request, true, None), request.is_for_us());
 }
 
 fn response(data: &[u8], method: Method) {
@@ -94,7 +94,7 @@ fn response(data: &[u8], method: Method) {
         let mut out = Vec::new();
         let (framing, close) = outgoing_framing(response.facts.framing, client_version);
         let rules = rules();
-        let context = ResponseContext { client_version, close, rules: &rules };
+        let context = ResponseContext { client_version, close, rules: &rules, date: None };
         if response.facts.is_interim {
             encode::interim(&mut out, &response);
         } else {
