@@ -84,6 +84,7 @@ fn shard((number, shard): (usize, &ShardStats)) -> Value {
         "enters": figures.enters,
         "sqes": figures.sqes,
         "cqes": figures.cqes,
+        "slots": figures.slots,
         "buffers_in_use": figures.buffers_in_use,
         "buffers_exhausted": figures.buffers_exhausted,
         "buffered_bytes": figures.leased_bytes,

@@ -98,6 +98,14 @@ impl Listener {
         ready <= 0 && listener.accepted.is_empty()
     }
 
+    /// Lets what comes wait in the kernel's queue, until `accept` finds nothing or is to `resume`.
+    pub fn pause(&self) {
+        let mut core = self.ring.inner.core.borrow_mut();
+        if core.listener(self.key).is_some_and(|listener| listener.armed) {
+            core.stop_accepting(self.key);
+        }
+    }
+
     /// Accepts again after `Stopped`.
     pub fn resume(&self) {
         self.ring.inner.core.borrow_mut().accept(self.key);

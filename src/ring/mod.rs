@@ -49,7 +49,7 @@ pub use self::core::{Stats, Traffic};
 pub use self::lease::{Charge, Lease};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Mailbox, MailboxFull, MailboxSender, OpenMailbox, mailbox};
-pub use self::probe::{Unsupported, probe, register_membarrier};
+pub use self::probe::{Unsupported, max_descriptors, probe, register_membarrier};
 pub use self::run::{RunError, run};
 pub use self::slots::Key;
 pub use self::socket::{Chunk, End, Piece, Progress, Socket, Whose};

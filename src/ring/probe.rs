@@ -76,6 +76,18 @@ pub fn probe(shards: usize) -> Result<(), Unsupported> {
     }
 }
 
+/// How many descriptors the process may have. The soft limit, which is 1,024 in many a shell for
+/// the sake of programs that use `select`, is raised to the hard one first.
+pub fn max_descriptors() -> usize {
+    let mut limit = limit_of(libc::RLIMIT_NOFILE);
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a valid rlimit.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+    usize::try_from(limit_of(libc::RLIMIT_NOFILE).rlim_cur).unwrap_or(usize::MAX)
+}
+
 /// Registers the process for expedited memory barriers, which glommio's first park otherwise does
 /// at 30 to 80 ms once threads run (#652). First thing in `main`, before any thread.
 pub fn register_membarrier() {
@@ -120,9 +132,13 @@ fn check_memlock(needed_bytes: u64) -> Result<(), Unsupported> {
 }
 
 fn memlock() -> libc::rlimit {
+    limit_of(libc::RLIMIT_MEMLOCK)
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is ours to be written.
-    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    unsafe { libc::getrlimit(resource, &raw mut limit) };
     limit
 }
 

@@ -8,6 +8,7 @@ use super::context::Target;
 use super::exchange::{Exchange, Link};
 use super::ledger::{Answer, Bytes};
 use super::leftovers;
+use super::listener::is_shortage;
 use super::load::Load;
 use super::pump::Pump;
 use super::report::Meter;
@@ -111,6 +112,15 @@ impl Attempt {
             true => Reason::ReusedClosed,
             false => Reason::UpstreamReset,
         }
+    }
+}
+
+/// Why a connection could not even begin: what this process lacks is no fault of the endpoint's,
+/// and trying another would not help.
+pub(super) fn unmade(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        Some(errno) if is_shortage(errno) => Reason::Overloaded,
+        _ => Reason::ConnectFailed,
     }
 }
 

@@ -16,7 +16,7 @@ use super::upstream::Upstream;
 use crate::config::{ClientTimeouts, Config, ShardSettings};
 use crate::http::ForwardRules;
 use crate::policy::{Rng, RouteTable};
-use crate::ring::Ring;
+use crate::ring::{self, Ring};
 use crate::telemetry::layout::{NO_ENDPOINT, TargetName};
 use crate::telemetry::record::Recorder;
 
@@ -162,6 +162,8 @@ pub(super) struct Context {
     started: Instant,
     /// As `Date` has it; refreshed ten times a second.
     date: Cell<[u8; DATE_BYTES]>,
+    /// Of the whole process.
+    pub(super) max_descriptors: usize,
     drain: Cell<Option<Drain>>,
     /// Connections and listeners that a drain waits for.
     held: Cell<usize>,
@@ -208,6 +210,7 @@ impl Context {
             leftovers: Leftovers::default(),
             started,
             date: Cell::new(date_now()),
+            max_descriptors: ring::max_descriptors(),
             drain: Cell::new(None),
             held: Cell::new(0),
             connections: Cell::new(0),

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::attempt::{Answered, Attempt};
+use super::attempt::{self, Answered, Attempt};
 use super::context::{Context, Router, Server};
 use super::deadlines::Phase;
 use super::ledger::{Bytes, Ledger};
@@ -330,7 +330,7 @@ impl Exchange {
             Err(error) => {
                 tracing::warn!(service = self.upstream.name, %error, "no socket to connect with");
                 self.avoid = Some(slot);
-                Look::Failed(Reason::ConnectFailed)
+                Look::Failed(attempt::unmade(&error))
             }
         }
     }

@@ -108,6 +108,7 @@ impl Reporter {
             enters: stats.enters,
             sqes: stats.sqes,
             cqes: stats.cqes,
+            slots: stats.slots as u64,
             buffers_in_use: stats.buffers_in_use as u64,
             buffers_exhausted: stats.buffers_exhausted,
             leased_bytes: stats.leased_bytes as u64,

@@ -50,6 +50,8 @@ pub struct ShardFigures {
     pub enters: u64,
     pub sqes: u64,
     pub cqes: u64,
+    /// Sockets, listeners and mailboxes in the ring, with those whose last completion is out.
+    pub slots: u64,
     pub buffers_in_use: u64,
     pub buffers_exhausted: u64,
     pub leased_bytes: u64,

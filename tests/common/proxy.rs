@@ -13,6 +13,9 @@ use super::{Answer, DEADLINE, Wire, eventually};
 
 /// What connections that a test leaves open may hold the end up, unless the test says more.
 const RUNTIME: &str = "drain_ms: 300";
+const BINARY: &str = env!("CARGO_BIN_EXE_ringlane");
+/// Of the times in `/proc/<pid>/stat`: Linux tells them in hundredths, whatever its own clock is.
+const TICKS_PER_SEC: f64 = 100.0;
 
 /// A running proxy; killed when dropped.
 pub struct Proxy {
@@ -45,13 +48,21 @@ impl Proxy {
     /// As `start`, with keys of `runtime` besides `cores` (YAML, comma-separated).
     pub fn start_with(runtime: &str, yaml: &str, cores: &str) -> Proxy {
         let text = beginning(runtime, cores) + yaml;
-        Proxy::spawn("-", &text, None)
+        Proxy::spawn(Command::new(BINARY), "-", &text, None)
+    }
+
+    /// As `start_with`, in a process that may have so many descriptors and no more.
+    pub fn start_with_descriptors(limit: usize, runtime: &str, yaml: &str, cores: &str) -> Proxy {
+        let text = beginning(runtime, cores) + yaml;
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), BINARY]);
+        Proxy::spawn(command, "-", &text, None)
     }
 
     /// As `start`, with keys of `admin` besides `port`.
     pub fn start_with_admin(admin: &str, yaml: &str, cores: &str) -> Proxy {
         let beginning = beginning(RUNTIME, cores).replace("port: 0", &format!("port: 0, {admin}"));
-        Proxy::spawn("-", &(beginning + yaml), None)
+        Proxy::spawn(Command::new(BINARY), "-", &(beginning + yaml), None)
     }
 
     /// As `start`, with a configuration in a file that `reload` and `rewrite` change.
@@ -68,14 +79,14 @@ impl Proxy {
         let beginning = beginning(runtime, cores);
         std::fs::write(&path, format!("{beginning}{yaml}")).expect("a file of ours");
         let argument = path.to_str().expect("a path in UTF-8").to_owned();
-        Proxy::spawn(&argument, "", Some((path, beginning)))
+        Proxy::spawn(Command::new(BINARY), &argument, "", Some((path, beginning)))
     }
 
     /// With this configuration and no more, in a file at `path`.
     pub fn start_exactly(path: PathBuf, yaml: &str) -> Proxy {
         std::fs::write(&path, yaml).expect("a file of ours");
         let argument = path.to_str().expect("a path in UTF-8").to_owned();
-        Proxy::spawn(&argument, "", Some((path, String::new())))
+        Proxy::spawn(Command::new(BINARY), &argument, "", Some((path, String::new())))
     }
 
     /// The same behind words such as `["nice"]`, of a program that becomes the proxy.
@@ -83,22 +94,19 @@ impl Proxy {
         let beginning = beginning(runtime, "0");
         std::fs::write(&path, format!("{beginning}{yaml}")).expect("a file of ours");
         let argument = path.to_str().expect("a path in UTF-8").to_owned();
-        Proxy::spawn_behind(words, &argument, "", Some((path, beginning)))
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(BINARY);
+        Proxy::spawn(command, &argument, "", Some((path, beginning)))
     }
 
-    fn spawn(argument: &str, text: &str, file: Option<(PathBuf, String)>) -> Proxy {
-        Proxy::spawn_behind(&[], argument, text, file)
-    }
-
-    fn spawn_behind(
-        words: &[&str],
+    fn spawn(
+        mut command: Command,
         argument: &str,
         text: &str,
         file: Option<(PathBuf, String)>,
     ) -> Proxy {
-        let words = [words, &[env!("CARGO_BIN_EXE_ringlane"), argument, "--log", "info"]].concat();
-        let mut child = Command::new(words[0])
-            .args(&words[1..])
+        let mut child = command
+            .args([argument, "--log", "info"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -220,6 +228,15 @@ impl Proxy {
             peak: kib(&status, "VmHWM:"),
             proportional: kib(&self.proc_file("smaps_rollup"), "Pss:"),
         }
+    }
+
+    /// Processor time that it has spent, user and system.
+    pub fn cpu_secs(&self) -> f64 {
+        let stat = self.proc_file("stat");
+        // Its name is in brackets and may hold anything; `utime` is the 14th of all.
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        let ticks = rest.split_whitespace().skip(11).take(2).map(|it| it.parse::<f64>());
+        ticks.map(|it| it.expect("a number")).sum::<f64>() / TICKS_PER_SEC
     }
 
     /// Open descriptors: what it has not closed.

@@ -266,6 +266,8 @@ pub(super) static SHARD: &[Metric<ShardStats>] = &[
         |it| Counter(it.figures.cqes)),
     counter("enters", "ringlane_shard_enters_total", "Calls of io_uring_enter.",
         |it| Counter(it.figures.enters)),
+    gauge("slots", "ringlane_shard_slots", "Sockets, listeners and mailboxes in the ring.",
+        |it| Gauge(it.figures.slots as f64)),
     gauge("buffers_in_use", "ringlane_shard_buffers_in_use", "Provided buffers in use.",
         |it| Gauge(it.figures.buffers_in_use as f64)),
     counter("buffers_exhausted", "ringlane_shard_buffers_exhausted_total",
