@@ -179,7 +179,7 @@ fn fields_keep_order_and_case_and_hop_by_hop_ones_stop() {
         assert_eq!(answer.head.start, "HTTP/1.1 200 Fine");
         let names: Vec<&str> = answer.head.fields.iter().map(|(name, _)| name.as_str()).collect();
         let expected =
-            ["Server", "X-b", "x-A", "Set-Cookie", "Set-Cookie", "Content-Length", "Via"];
+            ["Server", "X-b", "x-A", "Set-Cookie", "Set-Cookie", "Content-Length", "Date", "Via"];
         assert_eq!(names, expected);
     });
 }

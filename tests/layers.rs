@@ -336,14 +336,16 @@ fn functions(tokens: &[Token]) -> Vec<(String, usize, usize)> {
     found
 }
 
-/// Whether the comment right above the statement on a line says `SAFETY:`.
+/// Whether the comment right above the statement on a line says `SAFETY:`, or for a function, what
+/// its callers have to see to.
 fn has_reason(text: &str, line: usize) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let mut above = lines[..line - 1].iter().rev().peekable();
     // The statement may have begun on a line before.
     let goes_on = |line: &str| !line.is_empty() && !line.ends_with([';', '{', '}']);
     while above.next_if(|line| !line.starts_with("//") && goes_on(line)).is_some() {}
-    above.take_while(|line| line.starts_with("//")).any(|line| line.starts_with("// SAFETY:"))
+    let says = |line: &&str| line.starts_with("// SAFETY:") || *line == "/// # Safety";
+    above.take_while(|line| line.starts_with("//")).any(says)
 }
 
 /// `src/http/field.rs` is `["http", "field"]`; `field_tests.rs` beside it is a module in that.

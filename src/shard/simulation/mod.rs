@@ -31,6 +31,7 @@ use self::origin::Origin;
 use self::plans::Planner;
 use super::context::Context;
 use super::{Command, Peers, Plan};
+use crate::config::ShardSettings;
 use crate::ring::simulated::{self, Network, Random, World};
 use crate::ring::{MailboxSender, Ring, Settings, mailbox};
 
@@ -48,6 +49,8 @@ struct Everybody {
     /// Clients that are still to come.
     to_come: usize,
     is_rough: bool,
+    /// There is room for few connections, and the others are told so.
+    is_crowded: bool,
     commands: MailboxSender<Command>,
     /// What is configured anew, and when.
     reloads: Vec<(Duration, Arc<Plan>)>,
@@ -68,7 +71,7 @@ impl World for Everybody {
         }
         if self.to_come > 0 && self.clients.len() < 8 && network.random.chance(30) {
             self.to_come -= 1;
-            self.clients.push(Client::connect(network, self.is_rough));
+            self.clients.push(Client::connect(network, self.is_rough, self.is_crowded));
         }
         let books = &mut *self.books.borrow_mut();
         for client in &mut self.clients {
@@ -145,12 +148,15 @@ fn run_seed(seed: u64) -> Counts {
     });
     let mut reloads: Vec<_> = reloads.collect();
     reloads.reverse();
+    let is_crowded = is_rough && random.chance(30);
+    let max_connections = if is_crowded { 3 } else { 1_000 };
     let everybody = Everybody {
         books: books.clone(),
         clients: Vec::new(),
         origins: Vec::new(),
         to_come: random.between(2, 14),
         is_rough,
+        is_crowded,
         commands: commands.clone(),
         reloads,
         drains_at: Some(match drains_early {
@@ -160,7 +166,7 @@ fn run_seed(seed: u64) -> Counts {
     };
     LocalExecutor::default().run(async move {
         let ring = simulated::ring(&settings, &network, Box::new(everybody));
-        let context = shard(&ring, &plan, seed, commands);
+        let context = shard(&ring, &plan, (seed, max_connections), commands);
         let over = Rc::<Over>::default();
         let spawn = |task: Pin<Box<dyn Future<Output = ()>>>| {
             ring.spawn(UntilOver { task, over: over.clone() });
@@ -185,11 +191,11 @@ fn run_seed(seed: u64) -> Counts {
 fn shard(
     ring: &Ring,
     plan: &Arc<Plan>,
-    seed: u64,
+    (seed, max_connections): (u64, usize),
     commands: MailboxSender<Command>,
 ) -> Rc<Context> {
-    let settings = plan.config.runtime.shards[0].clone();
-    let peers = Arc::new(Peers::new(vec![(10_000, commands)]));
+    let settings = ShardSettings { max_connections, ..plan.config.runtime.shards[0].clone() };
+    let peers = Arc::new(Peers::new(vec![(max_connections, commands)]));
     let context = Context::new(0, peers, ring.clone(), settings, (Instant::now(), seed), None);
     let context = Rc::new(context);
     context.apply(plan);

@@ -193,7 +193,8 @@ impl Origin {
         self.answer = books.answer(number, 101, bytes);
         let answer = self.answer;
         let head = format!(
-            "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Answer: {answer}\r\n\r\n"
+            "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             X-Answer: {answer}\r\n\r\n"
         );
         self.script.add(head, Part::Frame);
         let stretch = |from, len| answer_body(answer, from, len);
