@@ -14,7 +14,8 @@ use ringlane::http::Reason;
 
 const RINGLANE: &str = env!("CARGO_BIN_EXE_ringlane");
 /// Options of cargo, of its test harness and of proxybench.
-const OPTIONS_OF_OTHERS: [&str; 16] = [
+const OPTIONS_OF_OTHERS: [&str; 17] = [
+    "--bins",
     "--lib",
     "--keep",
     "--no-default-features",
