@@ -174,7 +174,9 @@ fn its_files_exist() {
     let folders = ["src/", "config/", "tests/", "benches/", ".ci/"];
     let in_text = inline_code(&readme);
     let files = in_text.iter().filter(|code| folders.iter().any(|it| code.starts_with(it)));
-    let mut files: Vec<String> = files.map(|&code| code.to_owned()).collect();
+    // Without the arguments of a script.
+    let file = |code: &str| code.split(' ').next().unwrap_or_default().to_owned();
+    let mut files: Vec<String> = files.map(|&code| file(code)).collect();
     files.extend(["LICENSE".to_owned(), "CHANGELOG.md".to_owned()]);
     // The map of the source, one entry in each line below the first.
     let map = blocks(&readme, "").into_iter().find(|block| block.starts_with("src/"));
