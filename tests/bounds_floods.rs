@@ -9,14 +9,14 @@ mod crowd;
 mod held;
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{Origin, Proxy, Wire, both, config, ok};
 use crowd::as_many_as;
 use held::Held;
 
 const MANY: usize = if cfg!(debug_assertions) { 500 } else { 5_000 };
+const POOLED: &str = "rt/http/client/web/pool_cached";
 /// Descriptors of a process that has few.
 const FEW: usize = 200;
 
@@ -91,9 +91,9 @@ fn a_flood_beyond_the_descriptors_leaves_those_who_are_there_alone() {
         proxy.metrics_when("some are refused", |it| it.get(&overloaded) > 0);
         assert!(proxy.descriptors() > FEW / 2, "{}", proxy.descriptors());
         let (spent, began) = (proxy.cpu_secs(), Instant::now());
-        while began.elapsed() < Duration::from_secs(2) {
-            // Pooled connections go in between, so that new ones are needed.
-            thread::park_timeout(Duration::from_millis(600));
+        for _ in 0..3 {
+            // New connections to the endpoint are needed, and there are descriptors for them.
+            proxy.metrics_when("pooled connections go", |it| it.get(POOLED) == 0);
             inside.iter_mut().for_each(|it| assert_eq!(it.get("/200").status(), 200));
         }
         let share = (proxy.cpu_secs() - spent) / began.elapsed().as_secs_f64();

@@ -6,10 +6,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::common::{Metrics, Proxy, Wire, eventually_within, quantile};
+use super::common::{Metrics, Proxy, Wire, eventually_seen, eventually_within, quantile};
 
 /// As long as the slowest of what is shed takes to go.
 const GONE_WITHIN: Duration = Duration::from_secs(40);
+/// Looks in a row that see the same.
+const STILL: usize = 20;
 /// Requests of a neighbour; every fifth over a new connection.
 const REQUESTS: usize = 300;
 
@@ -29,11 +31,16 @@ impl Held {
     pub(crate) fn by_nobody(proxy: &Proxy) -> Held {
         wait_for_the_last(proxy);
         let mut held = Held::by(proxy);
-        // Of whoever scraped there may be something left.
-        for _ in 0..10 {
-            std::thread::sleep(Duration::from_millis(10));
-            held.descriptors = held.descriptors.min(proxy.descriptors());
-        }
+        // Of whoever scraped there may be something left for a moment.
+        let mut looks = Vec::new();
+        eventually_within(GONE_WITHIN, "descriptors stand still", || {
+            looks.push(proxy.descriptors());
+            looks
+                .rchunks(STILL)
+                .next()
+                .is_some_and(|last| last.len() == STILL && last.iter().all(|it| *it == last[0]))
+        });
+        held.descriptors = looks[looks.len() - 1];
         held
     }
 
@@ -64,13 +71,8 @@ impl Held {
     #[track_caller]
     pub(crate) fn is_back(&self, proxy: &Proxy) -> Metrics {
         wait_for_the_last(proxy);
-        let mut last = Held::by(proxy);
-        let begun = Instant::now();
-        while begun.elapsed() < GONE_WITHIN && !last.is_within(self) {
-            std::thread::sleep(Duration::from_millis(50));
-            last = Held::by(proxy);
-        }
-        assert!(last.is_within(self), "{last:?} is held, and before {self:?}");
+        let what = format!("no more is held than {self:?}");
+        eventually_seen(GONE_WITHIN, &what, || Held::by(proxy), |held| held.is_within(self));
         let metrics = proxy.metrics();
         metrics.check_conservation();
         metrics

@@ -15,6 +15,7 @@ mod statsd;
 pub mod web;
 mod wire;
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,10 +53,25 @@ pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
 
 /// The same for what may rightly take longer.
 #[track_caller]
-pub fn eventually_within(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually_within(within: Duration, what: &str, holds: impl FnMut() -> bool) {
+    eventually_seen(within, what, holds, |holds| *holds);
+}
+
+/// Looks until it is as it should be; what was seen then, or in the failure what was seen last.
+#[track_caller]
+pub fn eventually_seen<T: Debug>(
+    within: Duration,
+    what: &str,
+    mut look: impl FnMut() -> T,
+    holds: impl Fn(&T) -> bool,
+) -> T {
     let ends = Instant::now() + within;
-    while !holds() {
-        assert!(Instant::now() < ends, "not within {within:?}: {what}");
+    loop {
+        let seen = look();
+        if holds(&seen) {
+            return seen;
+        }
+        assert!(Instant::now() < ends, "not within {within:?}: {what}, but {seen:?}");
         thread::sleep(Duration::from_millis(5));
     }
 }

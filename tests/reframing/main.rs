@@ -88,6 +88,17 @@ fn in_parts(part: impl Fn(Grammar) -> Counts + Sync) -> Counts {
     all
 }
 
+/// Says what was counted, for CI to show.
+fn told(all: usize, what: &str, counts: Counts) -> Counts {
+    let Counts { whole, refused, cut_short, .. } = &counts;
+    println!(
+        "reframing: {all} mutated {what}, {whole} forwarded, {refused} refused, {cut_short} cut \
+         short, {} parsers, 0 disagreements",
+        READERS.len()
+    );
+    counts
+}
+
 #[test]
 fn requests_end_where_everybody_thinks_they_end() {
     let counts = in_parts(|mut grammar| {
@@ -111,12 +122,7 @@ fn requests_end_where_everybody_thinks_they_end() {
         }
         counts
     });
-    let Counts { whole, refused, cut_short, messages } = counts;
-    println!(
-        "reframing: {REQUESTS} mutated requests, {whole} forwarded, {refused} refused, \
-         {cut_short} cut short, {} parsers, 0 disagreements",
-        READERS.len()
-    );
+    let Counts { whole, refused, messages, .. } = told(REQUESTS, "requests", counts);
     assert!(whole > REQUESTS / 5 && refused > REQUESTS / 5, "{whole} and {refused}");
     assert!(messages > REQUESTS / 2, "{messages} messages");
 }
@@ -141,12 +147,7 @@ fn responses_end_where_everybody_thinks_they_end() {
         }
         counts
     });
-    let Counts { whole, refused, cut_short, messages } = counts;
-    println!(
-        "reframing: {RESPONSES} mutated responses, {whole} forwarded, {refused} refused, \
-         {cut_short} cut short, {} parsers, 0 disagreements",
-        READERS.len()
-    );
+    let Counts { whole, refused, messages, .. } = told(RESPONSES, "responses", counts);
     assert!(whole > RESPONSES / 3 && refused > RESPONSES / 10, "{whole} and {refused}");
     assert!(messages > RESPONSES / 2, "{messages} messages");
 }

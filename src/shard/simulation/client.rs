@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::books::{Books, answer_body, is_from, request_body};
-use super::script::{Part, Script};
+use super::script::{Next, Part, Script, next};
 use super::wire::{Event, Framing, Head, Reader};
 use crate::ring::simulated::{Network, Peer, Random, Read};
 
@@ -88,14 +88,10 @@ impl Client {
         if self.is_rough && network.random.chance(2) {
             return self.misbehave(network, books);
         }
-        match network.random.below(10) {
-            0..4 => self.write(network, books),
-            4..8 => self.read(network, books),
-            8 => {
-                let pause = network.random.between(1, 300) as u64;
-                self.sleeps_until = network.now + Duration::from_millis(pause);
-            }
-            _ => {}
+        match next(network, &mut self.sleeps_until) {
+            Next::Write => self.write(network, books),
+            Next::Read => self.read(network, books),
+            Next::Nothing => {}
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::books::{Books, answer_body, is_from, request_body};
-use super::script::{Part, Script};
+use super::script::{Next, Part, Script, next};
 use super::wire::{Event, Framing, Head, Reader};
 use crate::ring::simulated::{Network, Peer, Read};
 
@@ -77,14 +77,10 @@ impl Origin {
             }
             return;
         }
-        match network.random.below(10) {
-            0..4 => self.read(network, books),
-            4..8 => self.write(network, books),
-            8 => {
-                let pause = network.random.between(1, 400) as u64;
-                self.sleeps_until = network.now + Duration::from_millis(pause);
-            }
-            _ => {}
+        match next(network, &mut self.sleeps_until) {
+            Next::Write => self.write(network, books),
+            Next::Read => self.read(network, books),
+            Next::Nothing => {}
         }
     }
 

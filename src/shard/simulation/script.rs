@@ -1,8 +1,30 @@
-//! What one side is about to write: pieces that leave in fragments of any size.
+//! What one side is about to write: pieces that leave in fragments of any size, when it likes.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::ring::simulated::{Network, Peer};
+
+/// What somebody does next.
+pub(super) enum Next {
+    Write,
+    Read,
+    Nothing,
+}
+
+/// Decides that; nothing may be for a while.
+pub(super) fn next(network: &mut Network, sleeps_until: &mut Duration) -> Next {
+    match network.random.below(10) {
+        0..4 => Next::Write,
+        4..8 => Next::Read,
+        8 => {
+            let pause = network.random.between(1, 350) as u64;
+            *sleeps_until = network.now + Duration::from_millis(pause);
+            Next::Nothing
+        }
+        _ => Next::Nothing,
+    }
+}
 
 /// A run of bytes, and what it means that it has left.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 
 use super::super::strict::{self, Kind, Read};
 use super::requests::Asked;
-use super::{Router, UPGRADE, shown};
+use super::{Router, UPGRADE, reframe, shown};
 use ringlane::http::{Framing, Method, Reason, Response, Version};
 use ringlane::http1::{
     BodyDecoder, BodyEncoder, BodyError, FieldStorage, ResponseContext, ResponseParser, encode,
@@ -143,15 +143,7 @@ impl Upstream<'_> {
 
     fn take_body(&mut self) -> Result<(), BodyError> {
         let Some(Body { decoder, encoder, .. }) = &mut self.body else { return Ok(()) };
-        if decoder.is_ended() {
-            return Ok(());
-        }
-        let decoded = decoder.decode(&mut self.bytes)?;
-        let trailers = if decoded.ended { decoder.take_trailers() } else { None };
-        let data = &self.bytes[..decoded.data];
-        encoder.encode_into(&mut self.sent, data, decoded.ended, trailers.as_deref());
-        self.bytes.drain(..decoded.consumed);
-        Ok(())
+        reframe(decoder, encoder, &mut self.bytes, &mut self.sent)
     }
 
     fn look_for_end(&mut self) -> Result<bool, String> {

@@ -14,11 +14,29 @@ pub use case::{Case, Router, Step};
 use std::net::SocketAddr;
 
 use ringlane::http::{ForwardRules, Mode};
+use ringlane::http1::{BodyDecoder, BodyEncoder, BodyError};
 
 /// The router's limit on bodies, here as there.
 pub const MAX_BODY_BYTES: u64 = 100_000;
 /// What the router passes on of `Upgrade`, here as there.
 pub const UPGRADE: &str = "websocket";
+
+/// Moves what there is of a body from `bytes` to `sent`, in the framing of the next hop.
+fn reframe(
+    decoder: &mut BodyDecoder,
+    encoder: &mut BodyEncoder,
+    bytes: &mut Vec<u8>,
+    sent: &mut Vec<u8>,
+) -> Result<(), BodyError> {
+    if decoder.is_ended() {
+        return Ok(());
+    }
+    let decoded = decoder.decode(bytes)?;
+    let trailers = if decoded.ended { decoder.take_trailers() } else { None };
+    encoder.encode_into(sent, &bytes[..decoded.data], decoded.ended, trailers.as_deref());
+    bytes.drain(..decoded.consumed);
+    Ok(())
+}
 
 impl Router {
     pub const ALL: [Router; 4] =

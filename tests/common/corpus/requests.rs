@@ -2,7 +2,7 @@
 //! encoded for the next hop and answered as `shard::connection` does it.
 
 use super::super::strict::{self, Kind, Read};
-use super::{MAX_BODY_BYTES, Router, UPGRADE, shown};
+use super::{MAX_BODY_BYTES, Router, UPGRADE, reframe, shown};
 use ringlane::http::{ForwardRules, Framing, Method, Peer, PeerText, Reason, Request, Version};
 use ringlane::http1::{BodyDecoder, BodyEncoder, BodyError, FieldStorage, RequestParser, encode};
 use ringlane::policy::route::{Route, RouteTable};
@@ -140,18 +140,11 @@ impl Client {
 
     fn take_body(&mut self) -> Result<(), Reason> {
         let Some((decoder, encoder)) = &mut self.body else { return Ok(()) };
-        if decoder.is_ended() {
-            return Ok(());
-        }
-        let decoded = decoder.decode(&mut self.bytes).map_err(|error| match error {
+        let moved = reframe(decoder, encoder, &mut self.bytes, &mut self.sent);
+        moved.map_err(|error| match error {
             BodyError::TooLarge => Reason::BodyTooLarge,
             _ => Reason::BadRequest,
-        })?;
-        let trailers = if decoded.ended { decoder.take_trailers() } else { None };
-        let data = &self.bytes[..decoded.data];
-        encoder.encode_into(&mut self.sent, data, decoded.ended, trailers.as_deref());
-        self.bytes.drain(..decoded.consumed);
-        Ok(())
+        })
     }
 
     fn look_for_end(&mut self) -> Result<bool, String> {
