@@ -115,9 +115,8 @@ fn three_times_saturation_keeps_the_peak_and_p99_within_the_connections() {
     }
 }
 
-/// Those beyond `max_connections` come back as soon as they are told, which is paced. That is a
-/// storm of connections and no load of requests: telling one costs as much as two requests or more,
-/// so this is held to half of the peak, where without pacing a quarter is left.
+/// Those beyond `max_connections` come back as soon as they are told, which is paced: telling one
+/// costs as much as two requests or more, and without pacing a quarter of the peak is left.
 #[test]
 #[ignore = "measures, on two cores, for half a minute"]
 fn three_times_the_connections_that_there_may_be_cost_those_inside_little() {
@@ -131,6 +130,6 @@ fn three_times_the_connections_that_there_may_be_cost_those_inside_little() {
         let above = good(&above, &format!("{} of {MOST} connections", 3 * MOST));
         above.0 / peak.0
     };
-    let share = best_of(share, 0.5);
-    assert!(share > 0.5, "{share:.2} of the peak");
+    let share = best_of(share, 0.9);
+    assert!(share > 0.9, "{share:.2} of the peak");
 }
