@@ -1,13 +1,13 @@
 //! What a test's thread writes to the log.
 
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, set_default};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 use super::DEADLINE;
 
@@ -22,6 +22,11 @@ struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     pub(super) fn new() -> Log {
+        // While there is but one subscriber, tracing (tracing-core 0.1.36, `Rebuilder::JustOne`)
+        // asks that of the calling thread alone whether a line is wanted, and remembers the answer
+        // for all threads: one that first wrote the line without a log would silence it here.
+        static OTHERS: OnceLock<[Dispatch; 2]> = OnceLock::new();
+        OTHERS.get_or_init(|| [(); 2].map(|()| Dispatch::new(Lines::default())));
         let lines = Lines::default();
         Log { _guard: set_default(lines.clone()), lines }
     }
