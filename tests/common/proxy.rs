@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::{Answer, DEADLINE, Wire, eventually};
@@ -25,6 +26,8 @@ pub struct Proxy {
     pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    /// Reads the log until the proxy has ended.
+    follower: Option<JoinHandle<()>>,
     /// Where its configuration is, if a reload is to find it, and what stands at its beginning.
     file: Option<(PathBuf, String)>,
 }
@@ -116,7 +119,7 @@ impl Proxy {
         stdin.write_all(text.as_bytes()).expect("the configuration is read");
         drop(stdin);
         let log = Arc::new(Mutex::new(Vec::new()));
-        let ready = follow(child.stderr.take().expect("stderr is a pipe"), log.clone());
+        let (ready, follower) = follow(child.stderr.take().expect("stderr is a pipe"), log.clone());
         let Ok(line) = ready.recv_timeout(DEADLINE) else {
             let _ = child.kill();
             let _ = child.wait();
@@ -126,7 +129,15 @@ impl Proxy {
         let addresses = addresses.trim_matches(['[', ']']).split(", ").map(|it| it.parse());
         let addresses: Vec<SocketAddr> = addresses.collect::<Result<_, _>>().expect("addresses");
         let admin = value_of(&line, "admin=").parse().expect("the address of admin");
-        Proxy { child, address: addresses[0], addresses, admin, log, file }
+        Proxy {
+            child,
+            address: addresses[0],
+            addresses,
+            admin,
+            log,
+            follower: Some(follower),
+            file,
+        }
     }
 
     /// Changes the configuration's file, but for what `start` adds to it.
@@ -214,6 +225,10 @@ impl Proxy {
             status = self.child.try_wait().expect("it is our child");
             status.is_some()
         });
+        // What it said last is still on its way.
+        if let Some(follower) = self.follower.take() {
+            follower.join().expect("lines are read to their end");
+        }
         status.expect("it has ended")
     }
 
@@ -268,19 +283,24 @@ fn beginning(runtime: &str, cores: &str) -> String {
     format!("runtime: {{cores: \"{cores}\"{comma}{runtime}}}\nadmin: {{port: 0}}\n")
 }
 
-/// Collects lines; the one that says that the proxy is ready is also sent.
-fn follow(stderr: std::process::ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<String> {
+/// Collects lines until there are no more; the one that says that the proxy is ready is also sent,
+/// once it is among them.
+fn follow(
+    stderr: std::process::ChildStderr,
+    log: Arc<Mutex<Vec<String>>>,
+) -> (Receiver<String>, JoinHandle<()>) {
     let (sender, ready) = mpsc::channel();
-    std::thread::spawn(move || {
+    let follower = std::thread::spawn(move || {
         let started = Instant::now();
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if line.contains("ringlane is ready") && started.elapsed() < DEADLINE {
-                let _ = sender.send(line.clone());
+            let is_ready = line.contains("ringlane is ready") && started.elapsed() < DEADLINE;
+            log.lock().unwrap().push(line.clone());
+            if is_ready {
+                let _ = sender.send(line);
             }
-            log.lock().unwrap().push(line);
         }
     });
-    ready
+    (ready, follower)
 }
 
 /// The text behind `key`: a list in brackets, or one word.
