@@ -11,7 +11,7 @@ mod held;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use common::{Origin, Proxy, Wire, both, config, ok};
+use common::{Origin, Proxy, Wire, both, config, eventually, ok};
 use crowd::as_many_as;
 use held::Held;
 
@@ -71,6 +71,39 @@ fn a_flood_beyond_max_connections_leaves_those_who_are_there_alone() {
         for _ in 0..shards * MOST {
             assert_eq!(proxy.connect().get("/200").status(), 200);
         }
+        proxy.stop();
+    });
+}
+
+/// Who is told that there is no place has none: those inside leave, and others come in at once,
+/// however long the refused stay connected.
+#[test]
+fn the_refused_take_no_place() {
+    const MOST: usize = 8;
+    both(|cores| {
+        let origin = sized();
+        let runtime = format!("drain_ms: 300, shard: {{max_connections: {MOST}}}");
+        let yaml = config(&[origin.address], "timeouts: {linger_ms: 60000}", "");
+        let proxy = Proxy::start_with(&runtime, &yaml, cores);
+        let places = cores.split(',').count() * MOST;
+        let mut inside: Vec<Wire> = (0..places).map(|_| proxy.connect()).collect();
+        inside.iter_mut().for_each(|it| assert_eq!(it.get("/200").status(), 200));
+        let refused: Vec<Wire> = (0..2 * places)
+            .map(|_| {
+                let mut client = proxy.connect();
+                assert_eq!(client.answer().status(), 503);
+                client
+            })
+            .collect();
+        drop(inside);
+        for _ in 0..places / 2 {
+            eventually("there is a place", || {
+                let mut client = proxy.connect();
+                let sent = client.try_send("GET /200 HTTP/1.1\r\nHost: h\r\n\r\n");
+                sent.and_then(|()| client.try_answer_to("GET")).is_ok_and(|it| it.status() == 200)
+            });
+        }
+        drop(refused);
         proxy.stop();
     });
 }

@@ -5,13 +5,14 @@ mod common;
 #[path = "common/narrow.rs"]
 mod narrow;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Origin, Proxy, Wire, both, config, eventually, ok, silent};
+use common::{DEADLINE, Gate, Origin, Proxy, Wire, both, config, eventually, ok, silent};
 use narrow::narrow;
 
 /// What a hostile peer may cost, with the first use of the shards' own buffers.
@@ -228,10 +229,23 @@ fn is_told(wire: &Wire) -> bool {
     told
 }
 
+const HEAD_BYTES: usize = 60_000;
+
+/// Without its end.
+fn head_of(bytes: usize) -> String {
+    let mut head = "GET / HTTP/1.1\r\nHost: bad\r\n".to_owned();
+    for number in 0.. {
+        if head.len() > bytes {
+            break;
+        }
+        head.push_str(&format!("X-{number}: {}\r\n", "y".repeat(1000)));
+    }
+    head
+}
+
 #[test]
 fn heads_that_do_not_end_stay_within_the_budget() {
     const CLIENTS: usize = 150;
-    const HEAD_BYTES: usize = 60_000;
     both(|cores| {
         let origin = sized();
         let yaml = config(&[origin.address], "timeouts: {head_timeout_ms: 60000}", "");
@@ -239,13 +253,7 @@ fn heads_that_do_not_end_stay_within_the_budget() {
         let proxy = Proxy::start_with(shard, &yaml, cores);
         assert_healthy(&proxy);
         let before = proxy.memory().peak;
-        let mut head = "GET / HTTP/1.1\r\nHost: h\r\n".to_owned();
-        for number in 0.. {
-            if head.len() > HEAD_BYTES {
-                break;
-            }
-            head.push_str(&format!("X-{number}: {}\r\n", "y".repeat(1000)));
-        }
+        let head = head_of(HEAD_BYTES);
         let clients = (0..CLIENTS).map(|_| {
             let mut client = proxy.connect();
             let _ = client.try_send(&head);
@@ -263,6 +271,65 @@ fn heads_that_do_not_end_stay_within_the_budget() {
         assert_healthy(&proxy);
         assert_small(&proxy, before);
     });
+}
+
+/// With a large head, or with as much of a body behind the head as a connection brings that is armed
+/// for many receives: beyond the budget they are told 503, and the others wait for their answer.
+#[test]
+fn requests_that_wait_for_their_answer_stay_within_the_budget() {
+    const CLIENTS: usize = 300;
+    let large = head_of(HEAD_BYTES) + "\r\n";
+    let upload = |padding: usize| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: bad\r\nContent-Length: 1000000\r\nX: {}\r\n\r\n{}",
+            "x".repeat(padding),
+            "y".repeat(130_000)
+        )
+    };
+    // The last goes on piece by piece, and what is held of it is what the ring has anyway.
+    for (request, is_shed) in [(large, true), (upload(4_100), true), (upload(0), false)] {
+        both(|cores| {
+            let gate = Arc::<Gate>::default();
+            let origin = Origin::start({
+                let gate = gate.clone();
+                move |_wire, _| gate.pass()
+            });
+            let good = sized();
+            let yaml = two_services(&[origin.address], good.address, "", "");
+            let shard = "drain_ms: 300, shard: {max_buffered_bytes: 1048576, head_buffers: 256}";
+            let proxy = Proxy::start_with(shard, &yaml, cores);
+            assert_healthy(&proxy);
+            let before = proxy.memory().peak;
+            let clients = (0..CLIENTS).map(|_| {
+                let mut client = proxy.connect();
+                for _ in 0..3 {
+                    assert_eq!(client.get("/2").status(), 200);
+                }
+                client.stream.set_nonblocking(true).expect("non-blocking");
+                let _ = client.stream.write(request.as_bytes());
+                client.stream.set_nonblocking(false).expect("blocking");
+                client
+            });
+            let clients: Vec<Wire> = clients.collect();
+            let overloaded = format!("{}/failures/overloaded", proxy.server(0));
+            let metrics = proxy.metrics_when("each waits or is refused", |metrics| {
+                metrics.get("rt/http/service/bad/pending") + metrics.get(&overloaded)
+                    >= CLIENTS as u64
+            });
+            eprintln!("{} of {CLIENTS} were refused", metrics.get(&overloaded));
+            assert!(metrics.get("rt/http/service/bad/pending") > 0, "nobody waits");
+            assert!(!is_shed || metrics.get(&overloaded) > 0, "nobody is refused");
+            assert_healthy(&proxy);
+            assert_small(&proxy, before);
+            drop(clients);
+            let base = proxy.metrics_when("nothing is held", |metrics| {
+                metrics.get("rt/http/service/bad/pending") == 0
+                    && metrics.between("shard/", "/buffered_bytes").iter().all(|(_, it)| *it == 0)
+            });
+            base.check_conservation();
+            gate.open();
+        });
+    }
 }
 
 /// Clients whose request is never answered, and who go on to ask for as long as that is taken.

@@ -5,7 +5,7 @@ mod common;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use common::{DEADLINE, Origin, Pattern, Proxy, Rng, Wire, both, config, ok};
+use common::{DEADLINE, Gate, Origin, Pattern, Proxy, Rng, Wire, both, config, eventually, ok};
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
@@ -64,6 +64,52 @@ fn a_tunnel_carries_bytes_and_ends_both_ways() {
         assert_eq!(client.head().status(), 101);
         assert_eq!(client.take(12).expect("both"), b"welcomeeager");
         drop(client);
+        proxy.stop();
+    });
+}
+
+/// What a client sends before it knows of the switch is the beginning of the tunnel: nothing of it
+/// may be dropped, even where memory is short.
+#[test]
+fn what_is_sent_ahead_of_the_switch_arrives_though_memory_is_short() {
+    both(|cores| {
+        let gate = Arc::<Gate>::default();
+        let origin = Origin::start({
+            let gate = gate.clone();
+            move |mut wire, _| {
+                let Ok(Some(_)) = wire.try_head() else { return };
+                gate.pass();
+                let _ = wire.try_send(SWITCH);
+                while let Ok(data) = wire.some() {
+                    if data.is_empty() || wire.try_send(data).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        let yaml = config(&[origin.address], "timeouts: {head_timeout_ms: 60000}", "");
+        let shard = "drain_ms: 300, shard: {max_buffered_bytes: 1048576}";
+        let proxy = Proxy::start_with(shard, &yaml, cores);
+        // Heads that do not end, until each shard has refused one.
+        let shards = cores.split(',').count();
+        let part = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(50_000));
+        let large: Vec<Wire> = (0..60 * shards)
+            .map(|_| {
+                let mut client = proxy.connect();
+                let _ = client.try_send(&part);
+                client
+            })
+            .collect();
+        let overloaded = format!("{}/failures/overloaded", proxy.server(0));
+        proxy.metrics_when("the budget is used up", |metrics| metrics.get(&overloaded) > 0);
+        let ahead = Pattern::new(7).at(0, 40_000).to_vec();
+        let mut client = proxy.connect();
+        client.send([UPGRADE.as_bytes(), &ahead].concat());
+        eventually("the origin has been asked", || gate.came() == 1);
+        gate.open();
+        assert_eq!(client.head().status(), 101);
+        assert!(client.take(ahead.len()).expect("an echo") == ahead, "some of it is missing");
+        drop(large);
         proxy.stop();
     });
 }

@@ -341,6 +341,11 @@ impl Connection {
             timer: &self.timer,
             many: self.small_requests >= SMALL_REQUESTS,
         };
+        if self.context.ring.is_out_of_budget() {
+            // All that came is looked at, and not only the piece that has the head: a client that is
+            // armed for many may have sent 128 KiB of a body.
+            self.client.absorb();
+        }
         let (parser, peer, server) = (&mut self.parser, &self.peer, self.server_id);
         self.client.with_input(|bytes| {
             let mut storage = FieldStorage::new();
@@ -353,7 +358,16 @@ impl Connection {
                 return (consumed, head);
             };
             match exchange.inline_body(&mut bytes[consumed..]) {
-                Ok(taken) => (consumed + taken, Head::Exchange(exchange)),
+                Ok(taken) => {
+                    let whole = exchange.came_whole();
+                    let waiting = if whole { 0 } else { bytes.len() - consumed - taken };
+                    if exchange.copy.may_stay(waiting, &link.context.ring) {
+                        return (consumed + taken, Head::Exchange(exchange));
+                    }
+                    let reason = Reason::Overloaded;
+                    let refused = refused(exchange.ledger, reason, true, false, link.context);
+                    (bytes.len(), refused)
+                }
                 Err(reason) => {
                     let refused = refused(exchange.ledger, reason, true, false, link.context);
                     (bytes.len(), refused)

@@ -13,7 +13,7 @@ use super::peers::Peers;
 use super::report::{Reporter, Reporting};
 use super::traces::Tracer;
 use super::upstream::Upstream;
-use crate::config::{ClientTimeouts, Config, ShardSettings};
+use crate::config::{ClientTimeouts, Config};
 use crate::http::ForwardRules;
 use crate::policy::{Rng, RouteTable};
 use crate::ring::{self, Ring};
@@ -143,7 +143,6 @@ pub(super) struct Context {
     pub(super) number: usize,
     pub(super) peers: Arc<Peers>,
     pub(super) ring: Ring,
-    pub(super) settings: ShardSettings,
     /// By their numbers; those that are configured, and those whose connections are not over.
     pub(super) servers: RefCell<HashMap<u32, Rc<Server>>>,
     /// `None`: `telemetry: off`.
@@ -168,6 +167,7 @@ pub(super) struct Context {
     /// Connections and listeners that a drain waits for.
     held: Cell<usize>,
     connections: Cell<usize>,
+    refused: Cell<usize>,
     /// How many plans were applied so far.
     plans: Cell<u64>,
     /// The health checker, to be told of the next one.
@@ -186,7 +186,6 @@ impl Context {
         number: usize,
         peers: Arc<Peers>,
         ring: Ring,
-        settings: ShardSettings,
         (started, seed): (Instant, u64),
         reporting: Option<Reporting>,
     ) -> Context {
@@ -198,7 +197,6 @@ impl Context {
             number,
             peers,
             ring,
-            settings,
             servers: RefCell::default(),
             reporter,
             upstreams: RefCell::new(Rc::new([])),
@@ -214,6 +212,7 @@ impl Context {
             drain: Cell::new(None),
             held: Cell::new(0),
             connections: Cell::new(0),
+            refused: Cell::new(0),
             plans: Cell::new(0),
             health_checker: RefCell::new(None),
             control: RefCell::new(None),
@@ -305,8 +304,14 @@ impl Context {
         *self.control.borrow_mut() = Some(waker);
     }
 
+    /// Connections that are served: what `max_connections` bounds.
     pub(super) fn connections(&self) -> usize {
         self.connections.get()
+    }
+
+    /// Connections that are being told that there is no place for them.
+    pub(super) fn refused(&self) -> usize {
+        self.refused.get()
     }
 
     /// Connections and listeners that are still there.
@@ -314,29 +319,48 @@ impl Context {
         self.held.get()
     }
 
-    pub(super) fn hold(self: &Rc<Context>, is_connection: bool) -> Hold {
+    pub(super) fn hold(self: &Rc<Context>, held: Held) -> Hold {
         self.held.set(self.held.get() + 1);
-        if is_connection {
-            self.connections.set(self.connections.get() + 1);
-            self.peers.publish(self.number, self.connections.get());
+        match held {
+            Held::Served => {
+                self.connections.set(self.connections.get() + 1);
+                self.peers.publish(self.number, self.connections.get());
+            }
+            Held::Refused => self.refused.set(self.refused.get() + 1),
+            Held::Other => {}
         }
-        Hold { context: self.clone(), is_connection }
+        Hold { context: self.clone(), held }
     }
+}
+
+/// What keeps a shard from ending.
+#[derive(Clone, Copy)]
+pub(super) enum Held {
+    Served,
+    /// Takes no place of those that are served: who leaves makes room at once, however slowly
+    /// others take their refusal.
+    Refused,
+    /// A listener, or an answer that nobody wants.
+    Other,
 }
 
 /// Keeps the shard from ending while it exists.
 pub(super) struct Hold {
     context: Rc<Context>,
-    is_connection: bool,
+    held: Held,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         let context = &self.context;
         context.held.set(context.held.get() - 1);
-        if self.is_connection {
-            context.connections.set(context.connections.get() - 1);
-            context.peers.publish(context.number, context.connections.get());
+        match self.held {
+            Held::Served => {
+                context.connections.set(context.connections.get() - 1);
+                context.peers.publish(context.number, context.connections.get());
+            }
+            Held::Refused => context.refused.set(context.refused.get() - 1),
+            Held::Other => {}
         }
         if context.held.get() == 0
             && context.drain.get().is_some()

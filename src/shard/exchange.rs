@@ -95,7 +95,7 @@ pub(super) struct Exchange {
     /// attempt: who gets it next is to find an endpoint with room.
     pub(super) place: Place,
     /// The head as it goes out, what of the body came with it, and what is kept of the rest.
-    copy: Copy,
+    pub(super) copy: Copy,
     /// The request is of a kind that may be sent again after a part of its body was.
     keeps_body: bool,
     pub(super) upload: Pump,
@@ -558,13 +558,16 @@ impl Exchange {
         client.absorb();
         let kept = client.spilled_bytes();
         let ahead = self.rules.request_has_ended() && kept > PIECE_BYTES / 2;
-        if ahead && link.context.ring.is_out_of_budget() {
+        let short = ahead && link.context.ring.is_out_of_budget();
+        if short && self.asks_upgrade.is_none() {
             // Memory is short: what was sent ahead is dropped, and so is the connection once this
             // request is answered. Who pipelines has to be ready for that (RFC 9112 9.3.2).
             client.discard();
             self.rules.client_spent();
             self.deaf = true;
-        } else if kept > MAX_PIPELINED_BYTES || uploading || self.deaf {
+        } else if kept > MAX_PIPELINED_BYTES || short || uploading || self.deaf {
+            // What comes ahead of a switch is no request that could be made again: it is the
+            // beginning of the tunnel.
             client.hold_back();
         } else {
             client.socket().receive(link.many);

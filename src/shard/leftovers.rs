@@ -16,7 +16,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::attempt::Attempt;
-use super::context::{Context, Hold};
+use super::context::{Context, Held, Hold};
 use super::exchange::{Exchange, Link};
 use super::pump::{Pumped, Rest};
 use super::upstream::{Endpoint, Upstream, Upward};
@@ -101,7 +101,7 @@ pub(super) fn keep(
     if each.len() >= MAX_LEFTOVERS {
         return;
     }
-    let (upstream, ends, hold) = (upstream.clone(), now + DRAIN_TIME, context.hold(false));
+    let (upstream, ends, hold) = (upstream.clone(), now + DRAIN_TIME, context.hold(Held::Other));
     each.push(Leftover { upstream, endpoint, link, rest, ends, _hold: hold });
     if let Some(reader) = &*leftovers.reader.borrow() {
         context.ring.wake(reader);

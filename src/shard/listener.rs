@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::context::{Context, Hold, Server};
+use super::context::{Context, Held, Hold, Server};
 use super::peers::Placed;
 use crate::http::Reason;
 use crate::ring::{self, Accepted, Listener};
@@ -165,20 +165,20 @@ pub(super) fn adopt(context: &Rc<Context>, number: u32, fd: OwnedFd) {
 
 /// Serves a connection on this shard.
 fn serve(context: &Rc<Context>, server: &Rc<Server>, fd: OwnedFd) {
-    let hold = context.hold(true);
+    let hold = context.hold(Held::Served);
     context.ring.spawn(Connection::serve(context.clone(), server.clone(), fd, hold));
 }
 
 fn refuse(context: &Rc<Context>, server: &Rc<Server>, fd: OwnedFd) {
     let too_scarce = context.max_descriptors / KEPT_DESCRIPTORS / 2;
-    if context.connections() >= context.settings.max_connections + MAX_REFUSALS
+    if context.refused() >= MAX_REFUSALS
         || scarce(context, &fd).is_some_and(|left| left <= too_scarce)
     {
         // Counted as those that are told.
         let (server, reason) = (server.id.get(), Reason::Overloaded);
         return context.record(|recorder| recorder.refused(server, reason, 0));
     }
-    let hold = context.hold(true);
+    let hold = context.hold(Held::Refused);
     context.ring.spawn(Connection::refuse(context.clone(), server.clone(), fd, hold));
 }
 

@@ -51,7 +51,7 @@ pub use self::plan::{Command, Listeners, Plan, ServerPlan, ServicePlan, SocketAd
 pub use self::report::Reporting;
 pub use self::shared::Shared;
 
-use self::context::{Context, seed_of};
+use self::context::{Context, Held, seed_of};
 use self::upstream::Upstream;
 use crate::config::ShardSettings;
 use crate::control::Event;
@@ -132,7 +132,7 @@ async fn run(
     let ring = Ring::new(&ring_settings).map_err(|error| format!("io_uring: {error}"))?;
     let Given { started, plan, reporting } = given;
     let begun = (started, seed_of(number));
-    let context = Context::new(number, peers, ring.clone(), settings, begun, reporting);
+    let context = Context::new(number, peers, ring.clone(), begun, reporting);
     let context = Rc::new(context);
     context.apply(&plan);
     drop(plan);
@@ -158,7 +158,7 @@ fn listen(context: &Rc<Context>, listeners: Listeners) {
             debug_assert!(false, "servers come before their sockets");
             continue;
         };
-        let hold = context.hold(false);
+        let hold = context.hold(Held::Other);
         context.ring.spawn(listener::accept(context.clone(), number, server, socket, hold));
     }
 }

@@ -18,6 +18,11 @@ const SMALL_BODY_BYTES: u64 = 4 * PIECE_BYTES as u64;
 /// What a body of unknown length is received into at first.
 const USUAL_BYTES: usize = 120 << 10;
 
+/// What is sent at once of what came in pieces. A client may have sent much behind its head: where
+/// that waits it counts against the budget, and on its way to an endpoint that does not read it
+/// would not.
+const MAX_INPUT_BYTES: usize = 16 << 10;
+
 /// The most that is read of an answer which nobody wants, framing included. About what an endpoint
 /// sends before it waits for the first acknowledgement (RFC 6928: ten segments), so that it is on
 /// its way already; to receive it costs four pieces, where a new connection costs a round trip.
@@ -26,19 +31,24 @@ const DRAIN_BYTES: usize = 16 << 10;
 /// What framing takes of a lease.
 const ROOM: usize = BodyEncoder::HEADROOM + BodyEncoder::TAILROOM;
 
+/// Beyond that a copy counts against the shard's budget.
+const LARGE_BYTES: usize = 2 * PIECE_BYTES;
+
 /// A copy of what is sent on, to be sent again: whole up to its limit, and none beyond it.
 pub(super) struct Copy {
     bytes: Vec<u8>,
     left_bytes: usize,
     is_whole: bool,
-    /// Beyond the usual size it counts against the shard's budget.
+    /// Of what it begins with, which each attempt sends a copy of: on its way it is there twice.
+    sent_bytes: usize,
+    /// Beyond `LARGE_BYTES`.
     charge: Option<Charge>,
 }
 
 impl Copy {
     /// Begins with `bytes`, and takes `limit_bytes` more.
     pub(super) fn new(bytes: Vec<u8>, limit_bytes: usize) -> Copy {
-        Copy { bytes, left_bytes: limit_bytes, is_whole: true, charge: None }
+        Copy { bytes, left_bytes: limit_bytes, is_whole: true, sent_bytes: 0, charge: None }
     }
 
     /// Of no meaning where it is not whole.
@@ -49,6 +59,18 @@ impl Copy {
     /// For what is part of the copy before anything is sent, whatever its size.
     pub(super) fn beginning(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
+    }
+
+    /// Counts what it begins with against the budget, where that is large with the bytes that wait
+    /// to follow it. `false`: there is no memory left for it.
+    pub(super) fn may_stay(&mut self, waiting_bytes: usize, ring: &Ring) -> bool {
+        // What is in it and not what it has room for: the buffer may be one that was used before.
+        if self.bytes.len() + waiting_bytes <= LARGE_BYTES {
+            return true;
+        }
+        self.sent_bytes = self.bytes.len();
+        self.account(ring);
+        !ring.is_out_of_budget()
     }
 
     pub(super) fn is_whole(&self) -> bool {
@@ -75,8 +97,13 @@ impl Copy {
         }
         self.left_bytes -= bytes.len();
         self.bytes.extend_from_slice(bytes);
-        if self.bytes.capacity() > 2 * PIECE_BYTES {
-            self.charge.get_or_insert_with(|| ring.charge()).set(self.bytes.capacity());
+        self.account(ring);
+    }
+
+    fn account(&mut self, ring: &Ring) {
+        let held = self.bytes.capacity() + self.sent_bytes;
+        if held > LARGE_BYTES {
+            self.charge.get_or_insert_with(|| ring.charge()).set(held);
         }
     }
 }
@@ -137,11 +164,14 @@ impl Pump {
         Some(Rest { decoder, left_bytes: DRAIN_BYTES })
     }
 
-    /// Appends what `bytes` has of the body to `out`, framed, and says how much that was.
+    /// Appends what `bytes` has of the body to `out`, framed, and says how much that was: not all
+    /// of it at once where it is much.
     pub(super) fn take(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
         if self.ended {
             return Ok(0);
         }
+        let some = bytes.len().min(MAX_INPUT_BYTES);
+        let bytes = &mut bytes[..some];
         let full = bytes.len() >= PIECE_BYTES;
         let payload = self.decoder.decode_in_place(bytes)?;
         self.moved_bytes += payload.data.len() as u64;

@@ -31,7 +31,6 @@ use self::origin::Origin;
 use self::plans::Planner;
 use super::context::Context;
 use super::{Command, Peers, Plan};
-use crate::config::ShardSettings;
 use crate::ring::simulated::{self, Network, Random, World};
 use crate::ring::{MailboxSender, Ring, Settings, mailbox};
 
@@ -194,9 +193,8 @@ fn shard(
     (seed, max_connections): (u64, usize),
     commands: MailboxSender<Command>,
 ) -> Rc<Context> {
-    let settings = ShardSettings { max_connections, ..plan.config.runtime.shards[0].clone() };
     let peers = Arc::new(Peers::new(vec![(max_connections, commands)]));
-    let context = Context::new(0, peers, ring.clone(), settings, (Instant::now(), seed), None);
+    let context = Context::new(0, peers, ring.clone(), (Instant::now(), seed), None);
     let context = Rc::new(context);
     context.apply(plan);
     context
