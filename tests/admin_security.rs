@@ -123,6 +123,40 @@ fn who_brings_the_token_may_read_by_any_name_but_change_nothing() {
     proxy.stop();
 }
 
+/// A browser says where a page that asks is from, whatever the page says.
+#[test]
+fn what_a_page_of_another_site_sends_changes_nothing() {
+    let proxy = start("");
+    let ours = "Host: localhost\r\nOrigin: http://localhost\r\n";
+    let status = |line: &str, fields: &str| status_of(proxy.admin, line, fields);
+    for (site, allowed) in [
+        ("same-origin", true),
+        ("none", true),
+        ("cross-site", false),
+        ("same-site", false),
+        ("", false),
+        ("none\r\nSec-Fetch-Site: cross-site", false),
+        ("cross-site\r\nSec-Fetch-Site: same-origin", false),
+    ] {
+        for fields in [ours, "Host: localhost\r\n"] {
+            let fields = format!("{fields}Sec-Fetch-Site: {site}\r\n");
+            // There is no file to read again, but it was asked.
+            let expected = if allowed { "422" } else { "403" };
+            assert_eq!(status("POST /admin/reload", &fields), expected, "{fields:?}");
+            // A link to the dashboard changes nothing.
+            assert_eq!(status("GET /admin/ping", &fields), "200", "{fields:?}");
+        }
+    }
+    assert_eq!(status("POST /admin/reload", ours), "422", "what is no browser says nothing");
+    let refused = answers(
+        proxy.admin,
+        "POST /admin/reload HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\
+         Connection: close\r\n\r\n",
+    );
+    assert!(refused.contains("Sec-Fetch-Site is another site"), "{refused}");
+    proxy.stop();
+}
+
 /// Whatever somebody in front takes for one request is one here, or refused.
 #[test]
 fn nothing_is_smuggled() {
@@ -239,7 +273,8 @@ fn secrets_are_not_told() {
              \"http://127.0.0.1:9/spans?key={key}\"}}]}}\n"
         )
     };
-    let nobody = config(&["127.0.0.1:9".parse().expect("an address")], "", "");
+    let asked = "health_check: {kind: http, path: '/h?key=s3cret-h', interval_ms: 60000}";
+    let nobody = config(&["127.0.0.1:9".parse().expect("an address")], "", asked);
     let yaml = |token: &str, key: &str| {
         format!("admin: {{port: 0, token: {token}}}\n{}{nobody}", telemetry(key))
     };
@@ -255,7 +290,7 @@ fn secrets_are_not_told() {
         assert!(!answer.contains(TOKEN) && !answer.contains("s3cret"), "{path}: {answer}");
     }
     let shown = ask("GET /admin/config.json");
-    assert_eq!(shown.matches("(hidden)").count(), 2, "{shown}");
+    assert_eq!(shown.matches("(hidden)").count(), 3, "{shown}");
     assert!(shown.contains("http://127.0.0.1:9/spans?"), "all but the secret: {shown}");
     // Each is noticed to be another one, and neither is told.
     proxy.rewrite(&yaml("another-token-of-visible-characters", "s3cret-2"));
@@ -279,6 +314,9 @@ fn secrets_are_not_told() {
         (yaml("!s3cret 1", "a"), "admin.token: wrong type; allowed: 16 to 512"),
         (yaml(TOKEN, "a").replace("127.0.0.1:9/", "me:s3cret@127.0.0.1/"), "it has a user"),
         (yaml(TOKEN, "s3cret").replace("http:", "ftp:"), "neither http nor https"),
+        (yaml(TOKEN, "s3cret").replace("http://", ""), "endpoint is \"127.0.0.1:9/spans?***"),
+        (yaml(TOKEN, "a").replace("http://", "me:s3cret@"), "(hidden)@127.0.0.1:9/spans"),
+        (yaml(TOKEN, "a").replace("/h?", "h?"), "not a path (\"h?***"),
     ] {
         let said_by_check = check(&text);
         assert!(said_by_check.contains(said), "{said_by_check}");

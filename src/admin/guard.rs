@@ -8,7 +8,9 @@
 //!   address, localhost or one of `admin.hosts`, for reading too. Whoever brings the token may read
 //!   by any name: a page does not know it.
 //! - A page of another origin can send what changes something, though not read the answer. Hence
-//!   that is refused when its `Origin` is not ours.
+//!   that is refused when its `Origin` is not ours, and, whatever else it says, when its
+//!   `Sec-Fetch-Site` (W3C Fetch Metadata), which no page can set, is neither `same-origin` nor
+//!   `none` (the user's own doing).
 //!
 //! `Host` must be one, and the target's authority, where it has one, the same: else whoever stands
 //! in front could have judged by the other one.
@@ -104,6 +106,9 @@ fn refusal(settings: &Admin, request: &Request) -> Option<(StatusCode, &'static 
     if is_control && !is_own_origin(&host, headers) {
         return Some((StatusCode::FORBIDDEN, "Origin is another site"));
     }
+    if is_control && !is_fetched_from_here(headers) {
+        return Some((StatusCode::FORBIDDEN, "Sec-Fetch-Site is another site"));
+    }
     None
 }
 
@@ -163,4 +168,10 @@ fn is_own_origin(host: &Authority, headers: &HeaderMap) -> bool {
         let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://"));
         own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str()))
     })
+}
+
+/// Whether no browser says that a page of another origin asks. What is no browser says nothing.
+fn is_fetched_from_here(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
 }

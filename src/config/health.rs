@@ -9,6 +9,7 @@ use super::errors::Path;
 use super::leaves::{Check, MAX_MS};
 use super::of_kind::OfKind;
 use super::raw;
+use super::secrets::without_query;
 
 const INTERVAL_MS: u64 = 5_000;
 const TIMEOUT_MS: u64 = 1_000;
@@ -108,7 +109,7 @@ fn path(raw: &raw::HealthCheck, at: &Path, check: &mut Check) -> String {
     let path = check.text(at, &raw.path, PATHS).unwrap_or(REQUEST_PATH);
     let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
     if !path.starts_with('/') || !path.bytes().all(plain) {
-        check.report.value(at, format!("not a path ({path:?})"), PATHS);
+        check.report.value(at, format!("not a path ({:?})", without_query(path)), PATHS);
     }
     path.to_owned()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
-use super::secrets::{HIDDEN, Secrets, without_secrets};
+use super::secrets::{HIDDEN, Secrets, without_query, without_secrets};
 use super::{
     Accrual, Admin, Asking, Backoff, Balancer, Classifier, Config, Discovery, FailureAccrual,
     HealthCheck, Mode, Probe, Retries, Router, Runtime, Service, ShardSettings, Telemetry, Tracing,
@@ -20,7 +20,7 @@ impl Config {
     }
 
     pub(super) fn shown(&self, secrets: Secrets) -> Value {
-        let services = self.services.iter().map(|it| (it.name.as_str(), service(it)));
+        let services = self.services.iter().map(|it| (it.name.as_str(), service(it, secrets)));
         map([
             ("runtime", runtime(&self.runtime)),
             ("admin", self.admin.as_ref().map_or("off".into(), |it| admin(it, secrets))),
@@ -191,7 +191,7 @@ fn router(router: &Router, services: &[Service]) -> Value {
     ])
 }
 
-fn service(service: &Service) -> Value {
+fn service(service: &Service, secrets: Secrets) -> Value {
     let members = match &service.discovery {
         Some(source) => ("discovery", discovery(source)),
         None => {
@@ -224,7 +224,7 @@ fn service(service: &Service) -> Value {
             ]),
         ),
         ("failure_accrual", failure_accrual(&service.failure_accrual)),
-        ("health_check", health_check(service.health_check.as_ref())),
+        ("health_check", health_check(service.health_check.as_ref(), secrets)),
         ("retries", retries(&service.retries)),
         (
             "limits",
@@ -263,15 +263,19 @@ fn discovery(source: &Discovery) -> Value {
     ])
 }
 
-fn health_check(check: Option<&HealthCheck>) -> Value {
+fn health_check(check: Option<&HealthCheck>, secrets: Secrets) -> Value {
     let Some(HealthCheck { probe, interval, timeout, unhealthy_after, healthy_after }) = check
     else {
         return map([("kind", "none".into())]);
     };
+    let shown = |path: &str| match secrets {
+        Secrets::Hidden => without_query(path).into(),
+        Secrets::Shown => path.into(),
+    };
     let of_kind = match probe {
         Probe::Tcp => vec![],
         Probe::Http { path, host, expect } => vec![
-            ("path", path.as_str().into()),
+            ("path", shown(path)),
             ("host", host.as_deref().map_or(Value::Null, Value::from)),
             ("expect", text(format!("{}-{}", expect.start(), expect.end()))),
         ],

@@ -43,6 +43,9 @@ pub enum FieldName {
     B3Sampled,
     B3SpanId,
     B3TraceId,
+    /// Reserved, for what the option of that name in `Connection` would name (RFC 9110 section
+    /// 18.4).
+    Close,
     Connection,
     ContentLength,
     Cookie,
@@ -89,6 +92,7 @@ impl FieldName {
             2 => pick(name, &[(b"te", F::Te), (b"b3", F::B3)]),
             3 => pick(name, &[(b"via", F::Via)]),
             4 => pick(name, &[(b"host", F::Host), (b"date", F::Date)]),
+            5 => pick(name, &[(b"close", F::Close)]),
             6 => pick(name, &[(b"cookie", F::Cookie), (b"expect", F::Expect)]),
             7 => pick(name, &[(b"upgrade", F::Upgrade), (b"trailer", F::Trailer)]),
             9 => pick(name, &[(b"forwarded", F::Forwarded), (b"l5d-reqid", F::RequestId)]),
@@ -255,6 +259,8 @@ mod tests {
         let known = [
             ("Host", FieldName::Host),
             ("TE", FieldName::Te),
+            ("Close", FieldName::Close),
+            ("closed", FieldName::Other),
             ("cOnTeNt-LeNgTh", FieldName::ContentLength),
             ("Transfer-Encoding", FieldName::TransferEncoding),
             ("X-Forwarded-For", FieldName::XForwardedFor),

@@ -1,8 +1,8 @@
 //! What of a message goes to the next hop, and what the proxy adds (RFC 9110 section 7.6).
 //!
-//! - Fields of this connection go no further: `Connection` and what it names, `Keep-Alive`,
-//!   `Proxy-Connection`, `TE`, `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`. Framing, `TE` and
-//!   `Upgrade` are written anew where the next hop needs them.
+//! - Fields of this connection go no further: `Connection` and what it names, `Close`,
+//!   `Keep-Alive`, `Proxy-Connection`, `TE`, `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`.
+//!   Framing, `TE` and `Upgrade` are written anew where the next hop needs them.
 //! - `Connection` cannot name away what routing and framing were decided by (`Host`,
 //!   `Content-Length`, `Expect`, `Max-Forwards`): a client that could would make the origin read
 //!   another message than we did. RFC 9110 section 7.6.1 forbids senders to name such fields.
@@ -93,7 +93,8 @@ impl std::fmt::Write for PeerText {
 /// Whether a field belongs to this connection alone.
 pub fn goes_no_further(name: FieldName) -> bool {
     match name {
-        FieldName::Connection
+        FieldName::Close
+        | FieldName::Connection
         | FieldName::Http2Settings
         | FieldName::KeepAlive
         | FieldName::ProxyAuthenticate

@@ -93,8 +93,8 @@ pub struct ResponseFacts {
     pub persistent: bool,
     /// 1xx other than 101: another response follows.
     pub is_interim: bool,
-    /// The protocol that a 101 switches to.
-    pub upgrade: Option<UpgradeToken>,
+    /// `Connection` announces `Upgrade`.
+    pub lists_upgrade: bool,
     /// As it came, also where no body follows (HEAD, 304).
     pub content_length: Option<u64>,
     /// `Connection` names fields beyond those that are never sent on anyway.
@@ -115,15 +115,15 @@ pub struct Response<'b, 's> {
 }
 
 impl<'b> Response<'b, '_> {
-    /// The protocol that `facts.upgrade` points to.
-    pub fn upgrade_token(&self) -> Option<&'b [u8]> {
-        token(self.fields, self.facts.upgrade?)
-    }
-
     /// A 101 says what it switches to, and that may only be what was asked for (RFC 9110 section
-    /// 7.8): a client that does not go along would read the new protocol as an answer.
+    /// 7.8): a client that does not go along would read the new protocol as an answer. Several are
+    /// layers, all of which it switches to (section 15.2.2), and no choice.
     pub fn switches_to(&self, protocol: &str) -> bool {
-        self.upgrade_token().is_some_and(|it| it.eq_ignore_ascii_case(protocol.as_bytes()))
+        let fields = self.fields.iter().filter(|it| it.kind == FieldName::Upgrade);
+        let mut named = fields.flat_map(Field::members).peekable();
+        self.facts.lists_upgrade
+            && named.peek().is_some()
+            && named.all(|it| it.eq_ignore_ascii_case(protocol.as_bytes()))
     }
 
     /// The value of the first field of that name, in any case.

@@ -116,6 +116,7 @@ pub struct BodyDecoder {
     /// Payload that may still come; counted down.
     allowed_bytes: u64,
     declared_too_large: bool,
+    drops_trailers: bool,
     trailers: Option<Box<Trailers>>,
 }
 
@@ -130,7 +131,21 @@ impl BodyDecoder {
             Framing::UntilClose => State::UntilClose,
         };
         let declared_too_large = matches!(framing, Framing::Length(it) if it > allowed_bytes);
-        BodyDecoder { state, allowed_bytes, declared_too_large, trailers: None }
+        BodyDecoder {
+            state,
+            allowed_bytes,
+            declared_too_large,
+            drops_trailers: false,
+            trailers: None,
+        }
+    }
+
+    /// With `nominates` of the head's facts no trailer goes on: RFC 9110 section 7.6.1 has those
+    /// that `Connection` names removed, section 6.5.1 lets all be dropped, and so nobody has to
+    /// keep the names until the body ends.
+    #[must_use]
+    pub fn dropping_trailers(self, nominates: bool) -> BodyDecoder {
+        BodyDecoder { drops_trailers: nominates, ..self }
     }
 
     /// Whether `Content-Length` alone is over the limit: 413 before a byte of the body.
@@ -236,7 +251,8 @@ impl BodyDecoder {
     /// Trailer fields that may go on, as lines with CRLF. Once, after the end.
     pub fn take_trailers(&mut self) -> Option<Box<[u8]>> {
         debug_assert!(self.is_ended() || self.trailers.is_none());
-        self.trailers.take().and_then(|trailers| trailers.into_kept())
+        let trailers = self.trailers.take().filter(|_| !self.drops_trailers);
+        trailers.and_then(|trailers| trailers.into_kept())
     }
 
     /// How much payload may follow directly.

@@ -114,6 +114,20 @@ fn trailers_that_may_go_on() {
 }
 
 #[test]
+fn no_trailer_goes_on_where_connection_names_fields() {
+    for nominates in [true, false] {
+        let mut decoder = BodyDecoder::new(Framing::Chunked, None).dropping_trailers(nominates);
+        let mut bytes = b"2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\nnext".to_vec();
+        let found = decoder.decode(&mut bytes).unwrap();
+        assert_eq!((found.data, found.ended, &bytes[found.consumed..]), (2, true, &b"next"[..]));
+        assert_eq!(decoder.take_trailers().is_none(), nominates);
+    }
+    let mut decoder = BodyDecoder::new(Framing::Chunked, None).dropping_trailers(true);
+    let malformed = decoder.decode(&mut b"0\r\nX-Sum : 1\r\n\r\n".to_vec());
+    assert_eq!(malformed, Err(BodyError::Malformed));
+}
+
+#[test]
 fn bad_trailers_are_refused() {
     let bad: [&[u8]; 9] = [
         b"0\r\nno colon\r\n\r\n",

@@ -108,7 +108,7 @@ pub(super) fn of_response(
         framing,
         persistent: found.persistent(version) && framing != Framing::UntilClose && !suspicious,
         is_interim: status < 200 && status != 101,
-        upgrade: found.upgrade.filter(|_| found.lists_upgrade),
+        lists_upgrade: found.lists_upgrade,
         content_length: found.content_length,
         nominates: found.nominates,
         seen: found.seen,
@@ -218,6 +218,7 @@ fn connection(field: &Field<'_>, found: &mut Gathered<'_>) -> Result<(), Ambiguo
         if found.options > MAX_CONNECTION_OPTIONS {
             return Err(Ambiguous);
         }
+        // Fields by the names of these never go on, so that naming them nominates nothing.
         if option.eq_ignore_ascii_case(b"close") {
             found.close = true;
         } else if option.eq_ignore_ascii_case(b"keep-alive") {

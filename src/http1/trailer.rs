@@ -2,7 +2,8 @@
 //!
 //! RFC 9110 section 6.5.1: fields for framing, routing, request modifiers, authentication, response
 //! control and content format are never taken from a trailer, since whoever processed the head has
-//! acted without them. Those are dropped; malformed ones are an error.
+//! acted without them. Those are dropped; malformed ones are an error. What `Connection` names is
+//! not known here: `BodyDecoder::dropping_trailers`.
 
 use super::decode::BodyError;
 use crate::http::{FieldName, trim};

@@ -1,7 +1,8 @@
 //! Which service a request goes to: by host and path, the first rule that matches.
 //!
-//! - Hosts are compared in lower case, without port and trailing dot. `*.example.com` matches every
-//!   name below `example.com`, not `example.com` itself.
+//! - Hosts are compared without regard to case, port and trailing dot, and with percent-encoded
+//!   unreserved characters decoded, so that no spelling of a name escapes its rule. `*.example.com`
+//!   matches every name below `example.com`, not `example.com` itself.
 //! - Paths are compared with percent-encoded unreserved characters and dot segments resolved
 //!   (RFC 3986 section 6.2.2), so that no spelling of a path escapes its rule; a `%2F` is matched
 //!   as it stands. The request itself goes on as it came.
@@ -61,16 +62,16 @@ impl RouteTable {
     /// # Errors
     /// The path climbs above the root.
     pub fn find(&self, host: &[u8], path: &[u8]) -> Result<Option<usize>, ClimbsAboveRoot> {
-        let host = bare_host(host);
+        let host = Host::new(host);
         if path == b"*" {
-            return Ok(self.first(|rule| rule.host.matches(host)));
+            return Ok(self.first(|rule| rule.host.matches(&host)));
         }
         let path = match memchr::memchr(b'?', path) {
             Some(query) => &path[..query],
             None => path,
         };
         if is_plain(path) {
-            return Ok(self.first(|rule| rule.matches(host, path)));
+            return Ok(self.first(|rule| rule.matches(&host, path)));
         }
         let (mut stack, mut heap) = ([0; STACK_PATH_BYTES], Vec::new());
         let room = match stack.get_mut(..path.len()) {
@@ -81,7 +82,7 @@ impl RouteTable {
             }
         };
         let len = resolve(path, room)?;
-        Ok(self.first(|rule| rule.matches(host, &room[..len])))
+        Ok(self.first(|rule| rule.matches(&host, &room[..len])))
     }
 
     fn first(&self, matches: impl Fn(&Rule) -> bool) -> Option<usize> {
@@ -108,7 +109,7 @@ impl Rule {
         Some(Rule { host, prefix, service: route.service })
     }
 
-    fn matches(&self, host: &[u8], path: &[u8]) -> bool {
+    fn matches(&self, host: &Host<'_>, path: &[u8]) -> bool {
         self.host.matches(host)
             && path
                 .strip_prefix(self.prefix.as_slice())
@@ -120,27 +121,55 @@ impl HostPattern {
     fn new(host: &str) -> HostPattern {
         match host.strip_prefix('*') {
             Some("") => HostPattern::Any,
-            Some(suffix) => HostPattern::Below(bare_host(suffix.as_bytes()).to_ascii_lowercase()),
-            None => HostPattern::Exact(bare_host(host.as_bytes()).to_ascii_lowercase()),
+            Some(suffix) => HostPattern::Below(Host::new(suffix.as_bytes()).to_vec()),
+            None => HostPattern::Exact(Host::new(host.as_bytes()).to_vec()),
         }
     }
 
-    fn matches(&self, host: &[u8]) -> bool {
+    fn matches(&self, host: &Host<'_>) -> bool {
         match self {
             HostPattern::Any => true,
-            HostPattern::Exact(name) => host.eq_ignore_ascii_case(name),
-            HostPattern::Below(suffix) => {
-                host.len() > suffix.len()
-                    && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
-            }
+            HostPattern::Exact(name) => host.len == name.len() && host.ends_with(name),
+            HostPattern::Below(suffix) => host.len > suffix.len() && host.ends_with(suffix),
         }
     }
 }
 
-/// Without port and trailing dot.
-fn bare_host(value: &[u8]) -> &[u8] {
-    let host = split_authority(value).host;
-    host.strip_suffix(b".").unwrap_or(host)
+/// A host without its port, as it is compared.
+struct Host<'b> {
+    bytes: &'b [u8],
+    /// It has a percent sign; no client that means well sends one.
+    is_coded: bool,
+    /// Once decoded, without a dot at its end.
+    len: usize,
+}
+
+impl<'b> Host<'b> {
+    fn new(value: &'b [u8]) -> Host<'b> {
+        let bytes = split_authority(value).host;
+        let is_coded = memchr::memchr(b'%', bytes).is_some();
+        let (len, last) = match is_coded {
+            false => (bytes.len(), bytes.last().copied()),
+            true => (Decoded(bytes).count(), Decoded(bytes).last()),
+        };
+        Host { bytes, is_coded, len: if last == Some(b'.') { len - 1 } else { len } }
+    }
+
+    /// With what is no longer than it is, in any case.
+    fn ends_with(&self, text: &[u8]) -> bool {
+        let start = self.len - text.len();
+        match self.is_coded {
+            false => self.bytes[start..self.len].eq_ignore_ascii_case(text),
+            true => {
+                let mut pairs = Decoded(self.bytes).skip(start).zip(text);
+                pairs.all(|(have, want)| have.eq_ignore_ascii_case(want))
+            }
+        }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        Decoded(self.bytes).take(self.len).collect()
+    }
 }
 
 /// Whether a path needs no resolving: no `%`, and no segment that starts with a dot.
@@ -188,17 +217,29 @@ fn resolve(path: &[u8], room: &mut [u8]) -> Result<usize, ClimbsAboveRoot> {
 }
 
 fn decode_unreserved(path: &[u8], room: &mut [u8]) -> usize {
-    let (mut read, mut written) = (0, 0);
-    while let Some(&byte) = path.get(read) {
-        let decoded = match path.get(read + 1..read + 3) {
-            Some(digits) if byte == b'%' => hex(digits).filter(|&it| is_unreserved(it)),
-            _ => None,
-        };
-        room[written] = decoded.unwrap_or(byte);
-        read += if decoded.is_some() { 3 } else { 1 };
+    let mut written = 0;
+    for (byte, place) in Decoded(path).zip(room) {
+        *place = byte;
         written += 1;
     }
     written
+}
+
+/// Bytes, with percent-encoded unreserved characters decoded (RFC 3986 section 6.2.2.2).
+struct Decoded<'b>(&'b [u8]);
+
+impl Iterator for Decoded<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.0.split_first()?;
+        let decoded = match rest.get(..2) {
+            Some(digits) if byte == b'%' => hex(digits).filter(|&it| is_unreserved(it)),
+            _ => None,
+        };
+        self.0 = if decoded.is_some() { &rest[2..] } else { rest };
+        Some(decoded.unwrap_or(byte))
+    }
 }
 
 fn hex(digits: &[u8]) -> Option<u8> {
@@ -300,6 +341,49 @@ mod tests {
         for (host, path, service) in cases {
             let found = table.find(host.as_bytes(), path.as_bytes());
             assert_eq!(found, Ok(service), "{host} {path}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_a_host_escapes_its_rule() {
+        let table = RouteTable::new(vec![
+            rule(Some("api.example.com"), None, 0),
+            rule(Some("*.example.org"), None, 1),
+            rule(Some("%63.exampl%65."), None, 2),
+            rule(Some("a%2Fb"), None, 3),
+            rule(None, None, 9),
+        ]);
+        for (host, service) in [
+            ("%61pi.example.com", 0),
+            ("%41PI.EXAMPLE.COM:8080", 0),
+            ("api%2Eexample%2ecom", 0),
+            ("api.example.com%2E", 0),
+            ("%61%70%69%2e%65%78%61%6d%70%6c%65%2e%63%6f%6d%2e:80", 0),
+            ("a.%65xample.org", 1),
+            ("%61.example.org.", 1),
+            ("a%2eb.exampl%65.or%67%2e", 1),
+            ("c.example", 2),
+            ("%43.example", 2),
+            ("a%2fb", 3),
+            ("%61%2FB", 3),
+            // Others, all the same.
+            ("%61pi.example.comx", 9),
+            ("x%61pi.example.com", 9),
+            ("%2561pi.example.com", 9),
+            ("api.example.com%2E.", 9),
+            ("api.example.com%3A80", 9),
+            ("%65xample.org", 9),
+            ("%2e.org", 9),
+            ("bad%65xample.org", 9),
+            ("a/b", 9),
+            ("%61", 9),
+            ("%2e", 9),
+            ("%", 9),
+            ("%6", 9),
+            ("api.example.com%", 9),
+        ] {
+            assert_eq!(table.find(host.as_bytes(), b"/"), Ok(Some(service)), "{host}");
+            assert_eq!(table.find(host.as_bytes(), b"*"), Ok(Some(service)), "{host}");
         }
     }
 

@@ -274,11 +274,14 @@ impl Exchange {
                     let head = Head::Final { status, persistent, close, hint, download };
                     (consumed + taken, head)
                 }
-                Err(BodyError::TooLarge) => (bytes.len(), Head::Refused(Reason::ResponseTooLarge)),
-                Err(_) => {
+                Err(error) => {
                     // Nothing of this answer has been sent yet, so it can still be refused whole.
                     out.clear();
-                    (bytes.len(), Head::Refused(Reason::BadResponse))
+                    let reason = match error {
+                        BodyError::TooLarge => Reason::ResponseTooLarge,
+                        _ => Reason::BadResponse,
+                    };
+                    (bytes.len(), Head::Refused(reason))
                 }
             }
         })
@@ -336,6 +339,7 @@ fn write_head(
         persistent: response.facts.persistent,
         close,
         hint: response.status >= 400 && response.is_retryable(),
-        download: Pump::new(response.facts.framing, framing, None),
+        download: Pump::new(response.facts.framing, framing, None)
+            .dropping_trailers(response.facts.nominates),
     }
 }

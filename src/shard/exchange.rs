@@ -160,7 +160,8 @@ impl Exchange {
             attempt: None,
             copy: Copy::new(head, replay_buffer_bytes),
             keeps_body: policy.retries.may_repeat(request.method) && fits,
-            upload: Pump::new(facts.framing, facts.framing, link.router.max_body_bytes),
+            upload: Pump::new(facts.framing, facts.framing, link.router.max_body_bytes)
+                .dropping_trailers(facts.nominates),
             download: Pump::new(Framing::Empty, Framing::Empty, None),
             asks_upgrade,
             expects: facts.expect_continue,

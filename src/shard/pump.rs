@@ -149,6 +149,12 @@ impl Pump {
         }
     }
 
+    /// The head names fields in `Connection`: `BodyDecoder::dropping_trailers`.
+    pub(super) fn dropping_trailers(mut self, nominates: bool) -> Pump {
+        self.decoder = self.decoder.dropping_trailers(nominates);
+        self
+    }
+
     pub(super) fn is_ended(&self) -> bool {
         self.ended
     }

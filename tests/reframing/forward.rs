@@ -57,9 +57,15 @@ struct Body {
 }
 
 impl Body {
-    fn new(from: Framing, to: Framing, start: Vec<u8>, persistent: bool) -> Body {
-        let (decoder, encoder) = (BodyDecoder::new(from, None), BodyEncoder::new(to));
-        Body { decoder, encoder, data: Vec::new(), start, persistent }
+    /// With `nominates`, as the head's facts have it, no trailer goes on.
+    fn new(
+        (from, to): (Framing, Framing),
+        nominates: bool,
+        start: Vec<u8>,
+        persistent: bool,
+    ) -> Body {
+        let decoder = BodyDecoder::new(from, None).dropping_trailers(nominates);
+        Body { decoder, encoder: BodyEncoder::new(to), data: Vec::new(), start, persistent }
     }
 
     /// Moves what came, and says how much of it that was.
@@ -158,8 +164,9 @@ fn request_head(
     let mut start = [request.method_bytes, b" "].concat();
     request.target.write_to(&mut start);
     start.extend_from_slice(b" HTTP/1.1");
-    let framing = request.facts.framing;
-    Ok(Some((Body::new(framing, framing, start, request.facts.persistent), consumed)))
+    let facts = &request.facts;
+    let framings = (facts.framing, facts.framing);
+    Ok(Some((Body::new(framings, facts.nominates, start, facts.persistent), consumed)))
 }
 
 /// A request, as far as its answer depends on it.
@@ -299,7 +306,8 @@ fn response_head(
     rules.response_begun(response.facts.persistent);
     let mut start = format!("HTTP/1.1 {} ", response.status).into_bytes();
     start.extend_from_slice(response.phrase);
-    Ok(Some(Headed::Final { body: Body::new(from, to, start, !close), len }))
+    let body = Body::new((from, to), response.facts.nominates, start, !close);
+    Ok(Some(Headed::Final { body, len }))
 }
 
 /// The proxy's own answer. Whether the client's connection goes on after it.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::super::secrets::Secrets;
 use super::super::{Asking, Discovery, HealthCheck, Probe, Service};
 use super::{bad, good, read, with};
 
@@ -18,7 +19,7 @@ fn service(keys: &str) -> Service {
 /// The same, shown and read again.
 fn shown(keys: &str) -> Service {
     let config = good(&of(keys));
-    let text = serde_yaml::to_string(&config.to_value()).unwrap();
+    let text = serde_yaml::to_string(&config.shown(Secrets::Shown)).unwrap();
     let again = read(&text).unwrap_or_else(|errors| panic!("{errors}\nof:\n{text}"));
     assert_eq!(again, config, "{text}");
     again.services.into_iter().next().unwrap()
@@ -154,6 +155,9 @@ fn what_a_health_check_may_say() {
         check("kind: http").probe,
         Probe::Http { path: "/".into(), host: None, expect: 200..=399 }
     );
+    let keyed = of(&format!("{ENDPOINTS}, health_check: {{kind: http, path: '/h?key=s3cret'}}"));
+    let told = serde_yaml::to_string(&good(&keyed).to_value()).unwrap();
+    assert!(told.contains("path: /h?***************(hidden)\n"), "{told}");
     let keys = "kind: http, path: '/health?a=b', host: 'web.internal:80', interval_ms: 1, \
                 timeout_ms: 2, unhealthy_after: 4, healthy_after: 5";
     for (expect, range) in [("200", 200..=200), ("'204'", 204..=204), ("100-599", 100..=599)] {
@@ -182,6 +186,10 @@ fn what_a_health_check_may_not_say() {
         ("kind: tcp, path: /", "path: kind tcp has no path; allowed: path with kind: http alone"),
         ("kind: tcp, healthy_after: 0", "healthy_after: out of range (0)"),
         ("kind: http, path: health", "path: not a path (\"health\")"),
+        (
+            "kind: http, path: 'health?key=s'",
+            "path: not a path (\"health?***************(hidden)\"",
+        ),
         ("kind: http, path: '/a b'", "path: not a path"),
         ("kind: http, path: '/a#b'", "path: not a path"),
         ("kind: http, path: 5", "path: wrong type (5)"),

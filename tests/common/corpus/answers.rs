@@ -81,7 +81,7 @@ impl Upstream<'_> {
         if self.body.is_some() {
             return match self.take_body() {
                 Ok(()) => self.look_for_end(),
-                Err(_) => Ok(self.fail(Event::Broken(Reason::BadResponse))),
+                Err(error) => Ok(self.fail(Event::Broken(reason_of(error)))),
             };
         }
         let Some(&asked) = self.asked.first() else {
@@ -125,17 +125,13 @@ impl Upstream<'_> {
         encode::end(&mut head);
         self.is_switched = response.status == 101;
         self.body = Some(Body {
-            decoder: BodyDecoder::new(from, None),
+            decoder: BodyDecoder::new(from, None).dropping_trailers(response.facts.nominates),
             encoder: BodyEncoder::new(framing),
             persistent: response.facts.persistent && from != Framing::UntilClose,
         });
         self.outcome.client_open &= !close;
         if let Err(error) = self.take_body() {
-            let reason = match error {
-                BodyError::TooLarge => Reason::ResponseTooLarge,
-                _ => Reason::BadResponse,
-            };
-            return Ok(self.fail(Event::Refused(reason)));
+            return Ok(self.fail(Event::Refused(reason_of(error))));
         }
         self.sent.splice(0..0, head);
         self.look_for_end()
@@ -201,6 +197,13 @@ impl Upstream<'_> {
         self.outcome.upstream_open = false;
         self.outcome.events.push(event);
         false
+    }
+}
+
+fn reason_of(error: BodyError) -> Reason {
+    match error {
+        BodyError::TooLarge => Reason::ResponseTooLarge,
+        _ => Reason::BadResponse,
     }
 }
 

@@ -124,8 +124,9 @@ impl Client {
         let mut head = Vec::new();
         encode::request(&mut head, request, &self.rules, &self.peer, upgrade);
         encode::end(&mut head);
-        self.body =
-            Some((BodyDecoder::new(framing, Some(MAX_BODY_BYTES)), BodyEncoder::new(framing)));
+        let decoder = BodyDecoder::new(framing, Some(MAX_BODY_BYTES))
+            .dropping_trailers(request.facts.nominates);
+        self.body = Some((decoder, BodyEncoder::new(framing)));
         self.persistent = request.facts.persistent;
         // What of the body came with the head leaves with it, or neither does.
         if let Err(reason) = self.take_body() {
