@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Origin, Proxy, Wire, both, config, eventually, four, ok};
+use common::{DEADLINE, Origin, Proxy, Wire, both, config, eventually, four, ok, sanitizer_kib};
 use crowd::{Crowd, as_many_as, connected};
 use held::{Held, assert_unharmed, counted, neighbour};
 use narrow::narrow;
@@ -29,6 +29,9 @@ const MANY: usize = 5_000 / SHARE;
 const SECOND: Duration = Duration::from_secs(1);
 /// Pages that the allocator keeps, and first uses of the shards' own buffers.
 const SLACK_KIB: u64 = 48 << 10;
+fn slack_kib() -> u64 {
+    SLACK_KIB + sanitizer_kib()
+}
 /// For a client with a request under way: its exchange, its head, and the connection upstream.
 const EACH_KIB: u64 = 8;
 
@@ -94,7 +97,7 @@ fn slow_heads_and_slow_bodies_harm_nobody() {
     assert!(statuses.contains_key(&408), "{statuses:?}");
     let grown = proxy.memory().peak.saturating_sub(memory);
     eprintln!("grown by {grown} KiB");
-    assert!(grown < SLACK_KIB + EACH_KIB * slow.len() as u64, "grown by {grown} KiB");
+    assert!(grown < slack_kib() + EACH_KIB * slow.len() as u64, "grown by {grown} KiB");
     base.is_back(&proxy);
     assert_unharmed(proxy.address, before);
     proxy.stop();
@@ -163,7 +166,7 @@ fn large_heads_that_dribble_cost_little_and_stay_within_the_budget() {
     assert!([200, 503].iter().all(|status| statuses.contains_key(status)), "{statuses:?}");
     let grown = proxy.memory().peak.saturating_sub(memory);
     // What a vector of bytes has while it grows is up to twice what is in it.
-    let most = BUDGET / SHARE as u64 / 1024 * 2 + SLACK_KIB;
+    let most = BUDGET / SHARE as u64 / 1024 * 2 + slack_kib();
     assert!(grown < most, "grown by {grown} KiB");
     let metrics = base.is_back(&proxy);
     let shed = (statuses.get(&503).unwrap_or(&0) + statuses.get(&0).unwrap_or(&0)) as u64;
@@ -205,7 +208,7 @@ fn header_bombs_are_refused_as_they_come() {
         assert!(statuses[&431] >= count / 2, "{statuses:?}");
         let grown = proxy.memory().peak.saturating_sub(memory);
         let shards = cores.split(',').count() as u64;
-        assert!(grown < shards * (32 << 10) + SLACK_KIB, "grown by {grown} KiB");
+        assert!(grown < shards * (32 << 10) + slack_kib(), "grown by {grown} KiB");
         drop(clients);
         let metrics = base.is_back(&proxy);
         let refused = metrics.get(&failures(&proxy, "header_too_large"));
@@ -281,7 +284,7 @@ fn slow_readers_of_large_answers_cost_little() {
         let grown = proxy.memory().peak.saturating_sub(memory);
         let shards = cores.split(',').count() as u64;
         eprintln!("{count} readers, {rounds} reads each: grown by {grown} KiB");
-        assert!(grown < shards * (4 << 10) + SLACK_KIB, "grown by {grown} KiB");
+        assert!(grown < shards * (4 << 10) + slack_kib(), "grown by {grown} KiB");
         // From here on they take nothing.
         let metrics = base.is_back(&proxy);
         let shed = metrics.between(&failures(&proxy, ""), "");
@@ -345,7 +348,7 @@ fn endless_uploads_to_an_origin_that_reads_nothing_stay_where_they_are() {
         eprintln!("{} MiB of {} were taken, grown by {grown} KiB", sent >> 20, announced >> 20);
         assert!(sent > 0 && sent < 1 << 30, "{sent} bytes were taken");
         let shards = cores.split(',').count() as u64;
-        assert!(grown < shards * (8 << 10) + SLACK_KIB, "grown by {grown} KiB");
+        assert!(grown < shards * (8 << 10) + slack_kib(), "grown by {grown} KiB");
         assert_unharmed(proxy.address, before);
         let metrics = base.is_back(&proxy);
         assert_eq!(metrics.get(&failures(&proxy, "attempt_timeout")), CLIENTS as u64);
@@ -388,7 +391,7 @@ fn a_zip_of_requests_is_worked_off_only_as_its_answers_are_taken() {
         let (asked, shards) = (asked.load(Ordering::SeqCst), cores.split(',').count() as u64);
         eprintln!("{asked} of {} requests, grown by {grown} KiB", CLIENTS * REQUESTS);
         assert!(asked <= 8 * CLIENTS as u64, "{asked} requests for answers that nobody takes");
-        assert!(grown < shards * (4 << 10) + SLACK_KIB, "grown by {grown} KiB");
+        assert!(grown < shards * (4 << 10) + slack_kib(), "grown by {grown} KiB");
         base.is_back(&proxy);
         for client in &mut clients {
             client.stream.set_nonblocking(false).expect("blocking");

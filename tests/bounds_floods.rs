@@ -18,7 +18,7 @@ use held::Held;
 const MANY: usize = if cfg!(debug_assertions) { 500 } else { 5_000 };
 const POOLED: &str = "rt/http/client/web/pool_cached";
 /// Descriptors of a process that has few.
-const FEW: usize = 200;
+const FEW: usize = 320;
 
 fn yaml(origin: &Origin) -> String {
     let yaml = config(&[origin.address], "", "pool: {idle_ms: 500}");

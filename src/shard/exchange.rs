@@ -567,8 +567,7 @@ impl Exchange {
             self.rules.client_spent();
             self.deaf = true;
         } else if kept > MAX_PIPELINED_BYTES || short || uploading || self.deaf {
-            // What comes ahead of a switch is no request that could be made again: it is the
-            // beginning of the tunnel.
+            // What comes ahead of a switch is not to be had again: it is the tunnel's beginning.
             client.hold_back();
         } else {
             client.socket().receive(link.many);

@@ -45,6 +45,11 @@ pub fn four() -> &'static str {
     if cores > 1 { "0,0,1,1" } else { "0,0,0,0" }
 }
 
+/// What AddressSanitizer adds to a process, at most: it holds back what was freed, and shadows it.
+pub fn sanitizer_kib() -> u64 {
+    if std::env::var_os("ASAN_OPTIONS").is_some() { 256 << 10 } else { 0 }
+}
+
 /// Waits until `holds`, and fails the test where that takes too long.
 #[track_caller]
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {

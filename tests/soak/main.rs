@@ -32,6 +32,8 @@ use healthy::Outcome;
 const DEFAULT_SECS: u64 = 180;
 /// The same traffic before the base is taken.
 const WARM_UP: Duration = Duration::from_secs(30);
+/// Or this part of the time that follows: what grows towards a bound has come near it by then.
+const WARM_UP_PART: u32 = 12;
 /// How long what is left of the traffic may take to go: the longest timeout here and some more.
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
 /// Distributions of the last minute go with it.
@@ -145,7 +147,8 @@ fn an_hour_leaves_nothing_behind() {
     let spans = origins::collector(&batches);
     let statsd = Collector::start(UdpSocket::bind("127.0.0.1:0").expect("a port"));
     let house = House::build(pattern, origins, refusing, spans.address, statsd.address);
-    house.run(WARM_UP, false);
+    let lasts = Duration::from_secs(secs);
+    house.run(WARM_UP.max(lasts / WARM_UP_PART), false);
     house.tide();
     let base = house.quiet();
     let counted = [&house.load.requests, &house.load.faults].map(|it| it.swap(0, Ordering::SeqCst));
@@ -153,7 +156,7 @@ fn an_hour_leaves_nothing_behind() {
         "warm: {} requests, {} faults; the base is {:?}",
         counted[0], counted[1], base.values
     );
-    house.run(Duration::from_secs(secs), true);
+    house.run(lasts, true);
     let metrics = house.at_rest();
     let end = house.returned(&base);
     house.report(secs, &base, &end, &metrics);
@@ -449,8 +452,8 @@ routers:
   - {{path_prefix: /alone, service: alone}}
   - {{path_prefix: /hasty, service: hasty}}
   - {{path_prefix: /few, service: few}}{route}
-  timeouts: {{head_timeout_ms: 1500, idle_timeout_ms: 3000, stall_timeout_ms: 2000,
-             linger_ms: 300, tunnel_timeout_ms: 2000}}
+  timeouts: {{head_timeout_ms: 5000, idle_timeout_ms: 10000, stall_timeout_ms: 6000,
+             linger_ms: 300, tunnel_timeout_ms: 5000}}
   max_body_bytes: 8388608
 services:
   web:
