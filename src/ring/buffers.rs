@@ -29,6 +29,7 @@ const FREE: u16 = u16::MAX;
 pub(super) struct Pages {
     start: *mut u8,
     bytes: usize,
+    leaked: bool,
 }
 
 impl Pages {
@@ -40,12 +41,15 @@ impl Pages {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Pages { start: start.cast(), bytes })
+        Ok(Pages { start: start.cast(), bytes, leaked: false })
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        if self.leaked {
+            return;
+        }
         // SAFETY: `start` and `bytes` are those of a mapping that nobody else unmaps.
         unsafe { libc::munmap(self.start.cast(), self.bytes) };
     }
@@ -109,6 +113,12 @@ impl Group {
 
     pub(super) fn in_use(&self) -> usize {
         usize::from(self.entries) - self.free.len() - usize::from(self.outstanding)
+    }
+
+    /// The kernel may write to its memory for ever: it is never given back.
+    pub(super) fn leak(&mut self) {
+        self.ring.leaked = true;
+        self.memory.leaked = true;
     }
 
     /// Buffers that receives can still find.

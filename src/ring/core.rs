@@ -33,19 +33,24 @@ pub(super) enum Op {
     Send = 3,
     Connect = 4,
     Accept = 5,
-    /// Shutdown and cancel: counted, and otherwise of no interest.
+    /// A cancel of one receive: counted, and otherwise of no interest.
     Control = 6,
     /// A read of an eventfd.
     Event = 7,
-    /// A close, or a cancel for a slot that counts no operations: nobody waits for it.
+    /// A close; the rest of its `user_data` is the descriptor.
     Close = 8,
+    /// A cancel of whatever an orphan has under way.
+    CancelAll = 9,
+    /// A cancel for a slot that counts no operations: nobody waits for it.
+    Uncounted = 10,
 }
 
 impl Op {
     pub(super) fn of(user_data: u64) -> Option<Op> {
         use Op::*;
-        let ops = [Receive, Fill, Send, Connect, Accept, Control, Event, Close];
-        ops.into_iter().find(|op| *op as u64 == user_data >> 56)
+        [Receive, Fill, Send, Connect, Accept, Control, Event, Close, CancelAll, Uncounted]
+            .into_iter()
+            .find(|op| *op as u64 == user_data >> 56)
     }
 }
 
@@ -115,6 +120,8 @@ pub(super) struct SocketSlot {
     pub(super) receive: Receive,
     pub(super) chain: Chain,
     pub(super) end: End,
+    /// In all.
+    pub(super) received_bytes: u64,
     /// Whom its bytes are counted for (`Socket::count_for`).
     pub(super) account: u32,
     pub(super) sending: Sending,
@@ -139,6 +146,7 @@ impl SocketSlot {
             receive: Receive::Idle,
             chain: Chain::EMPTY,
             end: End::Open,
+            received_bytes: 0,
             account: 0,
             sending: Sending::Idle,
             send_error: None,
@@ -431,6 +439,13 @@ impl Drop for Core {
     /// waited for, and what is still open is closed.
     fn drop(&mut self) {
         self.kernel.cancel_everything();
+        let is_done = self.finish_orphans();
+        for entry in self.overflow.drain(..) {
+            if Op::of(entry.get_user_data()) == Some(Op::Close) {
+                // SAFETY: the descriptor was given up to this close, which nobody will do now.
+                unsafe { libc::close(entry.get_user_data() as RawFd) };
+            }
+        }
         for (_, slot) in self.slots.iter_mut() {
             let fds: &mut dyn Iterator<Item = RawFd> = match slot {
                 Slot::Socket(socket) => &mut std::iter::once(socket.fd),
@@ -443,6 +458,11 @@ impl Drop for Core {
                 // SAFETY: the slot owned this descriptor and nobody closes it after us.
                 unsafe { libc::close(fd) };
             }
+        }
+        if !is_done {
+            // Rather lost than written to by the kernel when it is somebody else's.
+            std::mem::forget(std::mem::replace(&mut self.slots, Slots::new()));
+            self.groups.iter_mut().for_each(Group::leak);
         }
     }
 }

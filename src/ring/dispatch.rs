@@ -6,7 +6,8 @@
 use io_uring::cqueue;
 
 use super::buffers::Chain;
-use super::core::{Core, Op, Owner, Receive, Sending, Slot};
+use super::core::{Core, Op, Owner, Receive, Sending, Slot, SocketSlot};
+use super::kernel::Kernel;
 use super::slots::Key;
 use super::socket::{Chunk, End};
 
@@ -21,9 +22,10 @@ impl Core {
             Some(Op::Send) => self.sent(key, result),
             Some(Op::Connect) => self.connected(key, result),
             Some(Op::Accept) => self.accepted(key, completion),
-            Some(Op::Control) => self.taken_back(key),
+            Some(Op::Control) => self.finish(key),
             Some(Op::Event) => self.event_read(key),
-            Some(Op::Close) => {}
+            Some(Op::Close | Op::Uncounted) => {}
+            Some(Op::CancelAll) => self.taken_back(key),
             None => self.stats.stale += 1,
         }
     }
@@ -56,8 +58,11 @@ impl Core {
         }
         let account = socket.account as usize;
         match -result {
-            _ if result > 0 => self.traffic[account].received_bytes += result as u64,
-            0 => socket.end = End::Closed,
+            _ if result > 0 => {
+                socket.received_bytes += result as u64;
+                self.traffic[account].received_bytes += result as u64;
+            }
+            0 => socket.end = end_of(socket, &self.kernel),
             libc::ECANCELED | libc::EINTR => {}
             libc::ENOBUFS if !wanted => {}
             libc::ENOBUFS => {
@@ -77,7 +82,7 @@ impl Core {
     }
 
     fn filled(&mut self, key: Key, result: i32) {
-        let Some(socket) = self.socket(key) else {
+        let Some(Slot::Socket(socket)) = self.slots.get_mut(key) else {
             self.stats.stale += 1;
             return;
         };
@@ -87,10 +92,10 @@ impl Core {
             match result {
                 1.. => {
                     socket.receive = Receive::Filled { lease, start, len: result as usize };
-                    let account = socket.account as usize;
-                    self.traffic[account].received_bytes += result as u64;
+                    socket.received_bytes += result as u64;
+                    self.traffic[socket.account as usize].received_bytes += result as u64;
                 }
-                0 => socket.end = End::Closed,
+                0 => socket.end = end_of(socket, &self.kernel),
                 _ if [libc::ECANCELED, libc::EINTR].contains(&-result) => {}
                 _ => socket.end = End::Failed(-result),
             }
@@ -152,7 +157,7 @@ impl Core {
         let Some(listener) = self.listener(key) else {
             self.stats.stale += 1;
             if result >= 0 {
-                self.close_fd(result, key);
+                self.close_fd(result);
             }
             return;
         };
@@ -175,9 +180,9 @@ impl Core {
             return;
         };
         for fd in listener.accepted {
-            self.close_fd(fd, key);
+            self.close_fd(fd);
         }
-        self.close_fd(listener.fd, key);
+        self.close_fd(listener.fd);
     }
 
     fn event_read(&mut self, key: Key) {
@@ -192,14 +197,15 @@ impl Core {
         }
     }
 
-    /// A cancel has completed. What it took back completes after it, so only a second cancel shows
-    /// that something could not be taken back (a send that a worker thread has): a connection that
-    /// is to be reset ends with a shutdown then after all, or it would never go.
+    /// An orphan's cancel has completed. What it took back completes after it, maybe not at once.
+    /// After a second cancel something may be out of reach (a send that a worker thread has), and a
+    /// connection that is to be reset is broken off here, or it would never go. Not by a shutdown,
+    /// where that can be helped: its peer would see a clean end.
     fn taken_back(&mut self, key: Key) {
         let Some(socket) = self.socket(key) else { return };
         if matches!(socket.owner, Owner::Nobody) && socket.resets && socket.ops > 1 {
             match std::mem::replace(&mut socket.cancelled_twice, true) {
-                true => self.shutdown(key, libc::SHUT_RDWR),
+                true => self.disconnect(key),
                 false => self.cancel_all(key),
             }
         }
@@ -264,5 +270,16 @@ impl Core {
             socket.receive = Receive::Idle;
             self.receive(key, many);
         }
+    }
+}
+
+/// What it means that a receive has brought nothing. A reset is told once, to whichever operation
+/// meets it first: where a send may have, a receive that finds nothing says less than it seems to,
+/// and the kernel is asked what became of the connection.
+fn end_of(socket: &SocketSlot, kernel: &Kernel) -> End {
+    let told_once = socket.send_error.is_some() || matches!(socket.sending, Sending::Flying { .. });
+    match told_once && kernel.was_reset(socket.fd, socket.received_bytes) {
+        true => End::Failed(libc::ECONNRESET),
+        false => End::Closed,
     }
 }

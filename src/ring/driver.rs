@@ -26,6 +26,8 @@ const PARK_MS: u64 = 100;
 const WORTH_PARKING: Duration = Duration::from_micros(10);
 /// How long closing what was dropped may take at the end.
 const LAST_TURNS: Duration = Duration::from_secs(1);
+/// How long each wait for it is, when the ring itself goes.
+const LAST_WAIT: Duration = Duration::from_millis(10);
 /// Completions that end a park which gathers, early.
 const GATHERED: u32 = 512;
 
@@ -40,13 +42,14 @@ impl Ring {
         }
         // What was dropped last is still to be taken back and closed: a listening socket that the
         // process keeps open would go on to complete connections that nobody accepts.
-        let ends = Instant::now() + LAST_TURNS;
-        while self.inner.core.borrow_mut().has_unfinished() && Instant::now() < ends {
+        self.inner.runnable.set(false);
+        let ends = self.elapsed() + LAST_TURNS;
+        while self.inner.core.borrow_mut().has_unfinished() && self.elapsed() < ends {
             self.turn(Duration::ZERO, &mut scratch);
         }
     }
 
-    fn turn(&self, spin: Duration, scratch: &mut Vec<cqueue::Entry>) {
+    pub(super) fn turn(&self, spin: Duration, scratch: &mut Vec<cqueue::Entry>) {
         let mut core = self.inner.core.borrow_mut();
         core.stats.turns += 1;
         core.feed_starved();
@@ -88,6 +91,33 @@ impl Core {
         }
     }
 
+    /// Waits for the last completion of all that was dropped, when everything has been cancelled.
+    /// `false`: it did not come in time.
+    pub(super) fn finish_orphans(&mut self) -> bool {
+        let ends = self.kernel.elapsed() + LAST_TURNS;
+        let mut scratch = Vec::new();
+        while self.has_unfinished() {
+            while let Some(entry) = self.overflow.pop_front() {
+                // SAFETY: as in `Core::push`.
+                if !unsafe { self.kernel.push(&entry) } {
+                    self.overflow.push_front(entry);
+                    break;
+                }
+            }
+            let wait = Wait { wanted: 1, most: LAST_WAIT, gather: Duration::ZERO };
+            // No panic here, where a ring that is broken may be what everything ends by.
+            let works = self.submit(wait).is_ok();
+            self.kernel.reap(&mut scratch);
+            for completion in scratch.drain(..) {
+                self.dispatch(&completion);
+            }
+            if !works || self.kernel.elapsed() >= ends {
+                return !self.has_unfinished();
+            }
+        }
+        true
+    }
+
     fn spin(&mut self, spin: Duration) {
         let started = Instant::now();
         while !self.kernel.has_completions() && started.elapsed() < spin {
@@ -116,14 +146,20 @@ impl Core {
             // As many as there may be: after `gather`, one is enough.
             Some(_) => (GATHERED, self.gather),
         };
-        let entered = self.kernel.enter(Wait { wanted, most: park.max(gather), gather });
+        let entered = self.submit(Wait { wanted, most: park.max(gather), gather });
         if let Some(parked) = parked {
             self.stats.parked += self.kernel.elapsed() - parked;
         }
-        match entered.map_err(|error| error.raw_os_error()) {
+        if let Err(error) = entered {
+            panic!("io_uring_enter failed with {error:?}: the ring is broken");
+        }
+    }
+
+    fn submit(&mut self, wait: Wait) -> Result<(), Option<i32>> {
+        match self.kernel.enter(wait).map_err(|error| error.raw_os_error()) {
             // EBUSY and EAGAIN: the kernel wants its completions reaped first, which comes next.
-            Ok(()) | Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
-            Err(error) => panic!("io_uring_enter failed with {error:?}: the ring is broken"),
+            Ok(()) | Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            broken => broken,
         }
     }
 }

@@ -169,7 +169,7 @@ impl Kernel {
         }
     }
 
-    /// Takes back whatever is under way, and waits for it: the ring's memory is about to be freed.
+    /// Takes back whatever is under way. Some of it completes after that.
     pub(super) fn cancel_everything(&mut self) {
         match self {
             Kernel::Uring { uring, .. } => {
@@ -189,6 +189,22 @@ impl Kernel {
             Kernel::Uring { .. } => drop(unsafe { libc::shutdown(fd, how) }),
             #[cfg(test)]
             Kernel::Simulated(kernel) => kernel.shutdown(fd, how),
+        }
+    }
+
+    /// Resets a connection now, whatever is under way on it: `connect(2)` to nowhere. `false`: it is
+    /// as before, since it is not TCP, or the kernel one that does not while a thread waits on it.
+    pub(super) fn disconnect(&mut self, fd: RawFd) -> bool {
+        match self {
+            Kernel::Uring { .. } => {
+                let family = libc::AF_UNSPEC as libc::sa_family_t;
+                let nowhere = libc::sockaddr { sa_family: family, sa_data: [0; 14] };
+                let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+                // SAFETY: `len` readable bytes that live until the call returns.
+                unsafe { libc::connect(fd, &raw const nowhere, len) == 0 }
+            }
+            #[cfg(test)]
+            Kernel::Simulated(kernel) => kernel.disconnect(fd),
         }
     }
 
@@ -222,6 +238,16 @@ impl Kernel {
         }
     }
 
+    /// Whether a connection of which `received_bytes` have come, and then no more, was reset. Only
+    /// where it is TCP.
+    pub(super) fn was_reset(&self, fd: RawFd, received_bytes: u64) -> bool {
+        match self {
+            Kernel::Uring { .. } => was_reset(fd, received_bytes),
+            #[cfg(test)]
+            Kernel::Simulated(kernel) => kernel.was_reset(fd, received_bytes),
+        }
+    }
+
     /// Bytes that the peer has acknowledged since the connection began; 0 where it is not TCP.
     pub(super) fn acknowledged_bytes(&self, fd: RawFd) -> u64 {
         match self {
@@ -232,18 +258,53 @@ impl Kernel {
     }
 }
 
+fn was_reset(fd: RawFd, received_bytes: u64) -> bool {
+    /// `TCP_CLOSE`: after a reset, whatever came before it.
+    const CLOSED: u8 = 7;
+    // The kernel counts the peer's end as a byte: where there is one more than came, all that the
+    // peer had to say came before the reset.
+    TcpInfo::of(fd).is_some_and(|info| info.state() == CLOSED && info.received() <= received_bytes)
+}
+
 fn acknowledged_bytes(fd: RawFd) -> u64 {
-    /// Where `tcpi_bytes_acked` stands in the kernel's `struct tcp_info`; libc's ends before.
+    TcpInfo::of(fd).map_or(0, |info| info.acknowledged())
+}
+
+/// The kernel's `struct tcp_info`, as far as it is of use; libc's ends before.
+struct TcpInfo([u8; TcpInfo::LEN]);
+
+impl TcpInfo {
+    /// Where `tcpi_bytes_acked` and `tcpi_bytes_received` stand.
     const ACKED: usize = 120;
-    let mut info = [0u8; ACKED + 8];
-    let mut len = info.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into `info`.
-    let result = unsafe {
-        let memory = info.as_mut_ptr().cast();
-        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, memory, &raw mut len)
-    };
-    match (result, info[ACKED..].try_into()) {
-        (0, Ok(bytes)) => u64::from_ne_bytes(bytes),
-        _ => 0,
+    const RECEIVED: usize = 128;
+    const LEN: usize = 136;
+
+    /// `None`: it is not TCP.
+    fn of(fd: RawFd) -> Option<TcpInfo> {
+        let mut info = [0u8; TcpInfo::LEN];
+        let mut len = info.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes into `info`.
+        let result = unsafe {
+            let memory = info.as_mut_ptr().cast();
+            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, memory, &raw mut len)
+        };
+        (result == 0).then_some(TcpInfo(info))
+    }
+
+    fn state(&self) -> u8 {
+        self.0[0]
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.number(TcpInfo::ACKED)
+    }
+
+    fn received(&self) -> u64 {
+        self.number(TcpInfo::RECEIVED)
+    }
+
+    fn number(&self, at: usize) -> u64 {
+        let bytes = self.0[at..].first_chunk();
+        bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
     }
 }

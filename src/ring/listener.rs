@@ -27,9 +27,9 @@ pub struct Listener {
 
 impl Listener {
     /// Takes over a listening socket and begins to accept.
-    pub fn new(ring: &Ring, fd: impl IntoRawFd, owner: Waker) -> Listener {
+    pub fn new(ring: &Ring, fd: impl Into<OwnedFd>, owner: Waker) -> Listener {
         let slot = ListenerSlot {
-            fd: fd.into_raw_fd(),
+            fd: fd.into().into_raw_fd(),
             owner: Owner::Task(owner),
             armed: false,
             accepted: Default::default(),

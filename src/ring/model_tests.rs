@@ -1,8 +1,10 @@
 //! The ring's slots, generations, queues and buffers over a simulated kernel: random orders of
 //! completions, cancels that miss, slots that are used again while stale completions are on their
-//! way. Whatever happens, each socket gets its own bytes in order, and in the end nothing is left.
+//! way. Whatever happens, each socket gets its own bytes in order, nothing that was broken off looks
+//! like an end, and in the end nothing is left.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
@@ -30,10 +32,19 @@ struct Line {
     is_over: bool,
 }
 
-/// Talks and listens on every connection at random, and ends each in some way.
+/// What one side does that the other must see, or must not, by port.
 #[derive(Default)]
+struct Deeds {
+    /// The peer has said all that it will.
+    ended: HashSet<u16>,
+    /// The ring's end is to be broken off.
+    resets: HashSet<u16>,
+}
+
+/// Talks and listens on every connection at random, and ends each in some way.
 struct Peers {
     lines: Vec<Line>,
+    deeds: Rc<RefCell<Deeds>>,
 }
 
 impl World for Peers {
@@ -51,7 +62,7 @@ impl World for Peers {
             }
         }
         for line in self.lines.iter_mut().filter(|line| !line.is_over) {
-            line.act(network);
+            line.act(network, &mut self.deeds.borrow_mut());
         }
         self.lines.retain(|line| !line.is_over);
         let soon = Duration::from_millis(network.random.between(1, 20) as u64);
@@ -60,17 +71,17 @@ impl World for Peers {
 }
 
 impl Line {
-    fn act(&mut self, network: &mut Network) {
+    fn act(&mut self, network: &mut Network, deeds: &mut Deeds) {
         match network.random.below(60) {
-            0 => {
-                network.close(self.peer);
-                self.is_over = true;
-            }
+            0 => self.close(network, deeds),
             1 => {
                 network.reset(self.peer);
                 self.is_over = true;
             }
-            2 => network.shutdown(self.peer),
+            2 => {
+                network.shutdown(self.peer);
+                deeds.ended.insert(self.port);
+            }
             3..20 => {
                 let len = network.random.between(1, 9_000);
                 let bytes = stretch(self.port, true, self.written, len);
@@ -86,14 +97,22 @@ impl Line {
                     }
                     Read::Nothing => {}
                     Read::End => {
-                        network.close(self.peer);
-                        self.is_over = true;
+                        let resets = deeds.resets.contains(&self.port);
+                        assert!(!resets, "port {} ends, and is to be reset", self.port);
+                        self.close(network, deeds);
                     }
                     Read::Reset => self.is_over = true,
                 }
             }
             _ => {}
         }
+    }
+
+    fn close(&mut self, network: &mut Network, deeds: &mut Deeds) {
+        if network.close(self.peer) {
+            deeds.ended.insert(self.port);
+        }
+        self.is_over = true;
     }
 }
 
@@ -128,7 +147,7 @@ impl Talk {
             0 => self.socket.receive(true),
             1 => self.socket.receive(false),
             2 => self.socket.stop_receiving(),
-            3 if !progress.receiving && !progress.has_filled && progress.end == End::Open => {
+            3 => {
                 if let Some(lease) = ring.lease(random.between(1, 30_000)) {
                     let len = lease.len() - 7;
                     self.socket.fill(lease, 7, len);
@@ -152,8 +171,19 @@ impl Talk {
     }
 }
 
+/// What all tasks share.
+#[derive(Clone)]
+struct Shared {
+    /// The next one.
+    ports: Rc<Cell<u16>>,
+    /// Tasks that still run.
+    left: Rc<Cell<usize>>,
+    deeds: Rc<RefCell<Deeds>>,
+}
+
 /// Connects, talks for a while and goes, whatever is under way then.
-async fn task(ring: Ring, mut random: Random, ports: Rc<Cell<u16>>, left: Rc<Cell<usize>>) {
+async fn task(ring: Ring, mut random: Random, shared: Shared) {
+    let Shared { ports, left, deeds } = shared;
     let timer = ring.timer(current_waker().await);
     for _ in 0..CONNECTIONS_PER_TASK {
         let port = ports.get();
@@ -171,9 +201,13 @@ async fn task(ring: Ring, mut random: Random, ports: Rc<Cell<u16>>, left: Rc<Cel
             }
             timer.set(ring.now() + Duration::from_millis(random.between(1, 40) as u64));
             wait().await;
+            let is_closed = talk.socket.progress().end == End::Closed;
+            let has_ended = deeds.borrow().ended.contains(&port);
+            assert!(has_ended || !is_closed, "port {port} was broken off, and looks ended");
         }
         if random.chance(20) {
             talk.socket.reset_on_close();
+            deeds.borrow_mut().resets.insert(port);
         }
     }
     left.set(left.get() - 1);
@@ -192,11 +226,14 @@ fn run_seed(seed: u64) -> Stats {
     };
     let executor = LocalExecutor::default();
     executor.run(async move {
-        let ring = simulated::ring(&settings, &network, Box::new(Peers::default()));
+        let deeds = Rc::<RefCell<Deeds>>::default();
+        let peers = Peers { lines: Vec::new(), deeds: deeds.clone() };
+        let ring = simulated::ring(&settings, &network, Box::new(peers));
         let (ports, left) = (Rc::new(Cell::new(1)), Rc::new(Cell::new(TASKS)));
+        let shared = Shared { ports, left, deeds };
         for number in 0..TASKS as u64 {
             let random = Random::new(seed ^ (number + 1) << 32);
-            ring.spawn(task(ring.clone(), random, ports.clone(), left.clone()));
+            ring.spawn(task(ring.clone(), random, shared.clone()));
         }
         ring.drive(&settings).await;
         assert_eq!(network.borrow().open_here(), 0, "every descriptor is closed");

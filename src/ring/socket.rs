@@ -5,7 +5,7 @@
 //! under way already changes nothing, so a task may ask at every step.
 
 use std::io;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -136,8 +136,8 @@ pub struct Socket {
 
 impl Socket {
     /// Takes over a connected socket.
-    pub fn adopt(ring: &Ring, fd: impl IntoRawFd, whose: Whose, owner: Waker) -> Socket {
-        let fd = fd.into_raw_fd();
+    pub fn adopt(ring: &Ring, fd: impl Into<OwnedFd>, whose: Whose, owner: Waker) -> Socket {
+        let fd = fd.into().into_raw_fd();
         let slot = SocketSlot::new(fd, whose, Owner::Task(owner));
         let key = ring.inner.core.borrow_mut().slots.insert(Slot::Socket(slot));
         Socket { key, fd, ring: ring.clone() }
@@ -235,7 +235,8 @@ impl Socket {
         self.core(|core| core.stop_receiving(self.key));
     }
 
-    /// Receives into `lease[start..start + len]`. Only when no receive is under way.
+    /// Receives into `lease[start..start + len]`. While a receive is under way, or what it brought
+    /// not taken, or behind the end, nothing is asked for and the lease given back.
     pub fn fill(&self, lease: Lease, start: usize, len: usize) {
         self.core(|core| core.fill(self.key, lease, start, len));
     }

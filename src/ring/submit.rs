@@ -72,10 +72,14 @@ impl Core {
         self.push(cancel.user_data(tag(Op::Control, key)));
     }
 
+    /// Receives into a lease, where `receive` would.
     pub(super) fn fill(&mut self, key: Key, mut lease: Lease, start: usize, len: usize) {
         let since_ms = self.now_ms();
         let Some(socket) = self.socket(key) else { return };
-        debug_assert!(matches!(socket.receive, Receive::Idle));
+        // The kernel may still write to the lease before.
+        if !matches!(socket.receive, Receive::Idle) || socket.end != End::Open {
+            return;
+        }
         let len = len.min(lease.len() - start);
         let memory = lease[start..].as_mut_ptr();
         socket.receive = Receive::Filling { lease, start, since_ms };
@@ -162,6 +166,15 @@ impl Core {
         self.kernel.shutdown(fd, how);
     }
 
+    /// Resets a connection while operations are under way on it, which end by that.
+    pub(super) fn disconnect(&mut self, key: Key) {
+        let Some(socket) = self.socket(key) else { return };
+        let fd = socket.fd;
+        if !self.kernel.disconnect(fd) {
+            self.kernel.shutdown(fd, libc::SHUT_RDWR);
+        }
+    }
+
     pub(super) fn accept(&mut self, key: Key) {
         let Some(listener) = self.listener(key) else {
             return;
@@ -175,12 +188,12 @@ impl Core {
 
     pub(super) fn stop_accepting(&mut self, key: Key) {
         let cancel = opcode::AsyncCancel::new(tag(Op::Accept, key)).build();
-        self.push(cancel.user_data(tag(Op::Close, key)));
+        self.push(cancel.user_data(tag(Op::Uncounted, key)));
     }
 
     pub(super) fn stop_event(&mut self, key: Key) {
         let cancel = opcode::AsyncCancel::new(tag(Op::Event, key)).build();
-        self.push(cancel.user_data(tag(Op::Close, key)));
+        self.push(cancel.user_data(tag(Op::Uncounted, key)));
     }
 
     pub(super) fn read_event(&mut self, key: Key) {
@@ -228,7 +241,7 @@ impl Core {
         socket.ops += 1;
         let everything = CancelBuilder::fd(Fd(socket.fd)).all();
         let entry = opcode::AsyncCancel2::new(everything).build();
-        self.push(entry.user_data(tag(Op::Control, key)));
+        self.push(entry.user_data(tag(Op::CancelAll, key)));
     }
 
     /// Frees the slot of an orphan and closes its file descriptor.
@@ -237,11 +250,11 @@ impl Core {
             return;
         };
         debug_assert_eq!(socket.ops, 0);
-        self.close_fd(socket.fd, key);
+        self.close_fd(socket.fd);
     }
 
-    pub(super) fn close_fd(&mut self, fd: RawFd, key: Key) {
+    pub(super) fn close_fd(&mut self, fd: RawFd) {
         let entry = opcode::Close::new(Fd(fd)).build();
-        self.push(entry.user_data(tag(Op::Close, key)));
+        self.push(entry.user_data((Op::Close as u64) << 56 | u64::from(fd as u32)));
     }
 }

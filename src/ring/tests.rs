@@ -1,5 +1,8 @@
 //! The ring against real sockets: what a task sees of data, order, ends, failures and time.
 
+mod drops;
+mod ends;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;

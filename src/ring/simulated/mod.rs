@@ -2,8 +2,8 @@
 //! memory, and completes them in a random order in virtual time.
 //!
 //! What it may do the real kernel may do too: receive in any pieces, end a multishot when it likes,
-//! run out of buffers, let a cancel come before or after what it takes back, miss a send that a
-//! worker thread has. What is on the other end of each connection is the test's (`World`), which
+//! run out of buffers, let a cancel come before or after what it takes back, be it by several
+//! enters, miss a send that a worker thread has. What is on the other end of each connection is the test's (`World`), which
 //! acts whenever the kernel is entered. Time goes on while a core is parked, to whatever comes
 //! next; so an hour of timeouts takes a moment, and one seed is one history.
 //!
@@ -33,6 +33,9 @@ use super::{Ring, Settings};
 const TURN: Duration = Duration::from_micros(50);
 /// Enters in a row in which nothing happens and time stands still: a core that spins for ever.
 const MOST_IDLE_ENTERS: u32 = 100_000;
+/// By how many enters what a cancel has taken back may complete late: a kernel that has much to do
+/// completes some of it at each (20 since Linux 6.14).
+const LATEST: usize = 12;
 
 /// Whoever is on the other ends of the connections.
 pub(crate) trait World {
@@ -57,6 +60,8 @@ pub(crate) struct Kernel {
     queue: Vec<Submission>,
     queue_entries: usize,
     flying: Vec<Flying>,
+    /// What was taken back and has not completed, and in how many enters it will.
+    late: Vec<(usize, cqueue::Entry)>,
     groups: [Option<Posted>; 2],
     completed: Vec<cqueue::Entry>,
     idle_enters: u32,
@@ -74,6 +79,7 @@ pub(crate) fn ring(
         queue: Vec::new(),
         queue_entries: settings.entries.next_power_of_two() as usize,
         flying: Vec::new(),
+        late: Vec::new(),
         groups: [None, None],
         completed: Vec::new(),
         idle_enters: 0,
@@ -131,6 +137,7 @@ impl Kernel {
         loop {
             let next = self.world.act(&mut network.borrow_mut());
             let before = self.completed.len();
+            self.complete_late();
             self.proceed(&mut network.borrow_mut(), wanted > 0);
             let mut network = network.borrow_mut();
             if self.completed.len() > before || wanted == 0 || network.now >= ends {
@@ -139,17 +146,29 @@ impl Kernel {
                 assert!(self.idle_enters < MOST_IDLE_ENTERS, "the core spins");
                 return Ok(());
             }
-            let next = next.filter(|next| *next > network.now).unwrap_or(ends);
+            let next = match self.late.is_empty() || network.is_stuck {
+                true => next.filter(|next| *next > network.now).unwrap_or(ends),
+                false => network.now + TURN,
+            };
             network.now = next.min(ends);
         }
     }
 
     pub(super) fn cancel_everything(&mut self) {
-        self.flying.clear();
+        let mut network = self.network.borrow_mut();
+        for it in std::mem::take(&mut self.flying) {
+            let enters = network.random.between(1, LATEST);
+            self.late.push((enters, completion(it.user_data, -libc::ECANCELED, 0)));
+        }
     }
 
     pub(super) fn shutdown(&mut self, fd: RawFd, how: i32) {
         self.network.borrow_mut().shutdown_here(fd, how);
+    }
+
+    pub(super) fn disconnect(&mut self, fd: RawFd) -> bool {
+        self.network.borrow_mut().disconnect_here(fd);
+        true
     }
 
     pub(super) fn reset_on_close(&mut self, fd: RawFd) {
@@ -158,6 +177,10 @@ impl Kernel {
 
     pub(super) fn has_unread(&self, fd: RawFd) -> bool {
         self.network.borrow().has_unread(fd)
+    }
+
+    pub(super) fn was_reset(&self, fd: RawFd, received_bytes: u64) -> bool {
+        self.network.borrow().was_reset(fd, received_bytes)
     }
 
     pub(super) fn acknowledged_bytes(&self, fd: RawFd) -> u64 {
@@ -187,6 +210,19 @@ impl Kernel {
         self.flying.push(Flying { user_data, asked, sent: 0, is_stuck });
     }
 
+    fn complete_late(&mut self) {
+        if self.network.borrow().is_stuck {
+            return;
+        }
+        for (left, completion) in &mut self.late {
+            *left -= 1;
+            if *left == 0 {
+                self.completed.push(completion.clone());
+            }
+        }
+        self.late.retain(|(left, _)| *left > 0);
+    }
+
     /// Takes back what `is_it` picks, and completes the cancel before it or behind it.
     fn cancel(&mut self, user_data: u64, is_it: impl Fn(&Flying) -> bool) {
         let (mut found, mut taken) = (0, Vec::new());
@@ -210,12 +246,18 @@ impl Kernel {
             (0, _) => -libc::EALREADY,
             (taken, _) => taken as i32,
         };
-        let first = self.network.borrow_mut().random.chance(50);
+        let random = &mut self.network.borrow_mut().random;
+        let first = random.chance(50);
         let cancel = completion(user_data, result, 0);
         if first {
             self.completed.push(cancel.clone());
         }
-        self.completed.append(&mut taken);
+        for completion in taken {
+            match random.chance(30) {
+                true => self.late.push((random.between(1, LATEST), completion)),
+                false => self.completed.push(completion),
+            }
+        }
         if !first {
             self.completed.push(cancel);
         }
@@ -223,6 +265,9 @@ impl Kernel {
 
     /// Completes some of what can be completed now, in a random order; at least one if `some`.
     fn proceed(&mut self, network: &mut Network, some: bool) {
+        if network.is_stuck {
+            return;
+        }
         let mut order: Vec<usize> = (0..self.flying.len()).collect();
         network.random.shuffle(&mut order);
         let mut over = Vec::new();
@@ -291,6 +336,12 @@ impl Kernel {
         };
         completed.push(completion(it.user_data, result, flags));
         true
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.network.borrow_mut().left_in_kernel = self.flying.len() + self.late.len();
     }
 }
 

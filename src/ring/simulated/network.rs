@@ -44,6 +44,8 @@ struct Line {
     ended: bool,
     /// Bytes that were ever put in.
     total: u64,
+    /// Bytes that were ever taken out.
+    taken: u64,
 }
 
 impl Line {
@@ -54,6 +56,7 @@ impl Line {
 
     fn take(&mut self, len: usize) -> Vec<u8> {
         let rest = self.bytes.split_off(len);
+        self.taken += len as u64;
         std::mem::replace(&mut self.bytes, rest)
     }
 }
@@ -73,6 +76,8 @@ struct Connection {
     /// Who broke it off, if anybody.
     reset_by_peer: bool,
     reset_here: bool,
+    /// What the peer's reset left: the first operation that meets it takes it away.
+    error: Option<i32>,
     /// The peer takes nothing more: it has closed.
     peer_closed: bool,
     /// The ring's end has been closed.
@@ -85,6 +90,10 @@ pub(crate) struct Network {
     pub(crate) random: Random,
     /// What each line holds: a socket's buffers.
     pub(crate) window: usize,
+    /// Nothing completes any more.
+    pub(crate) is_stuck: bool,
+    /// Operations that the kernel had when the ring went.
+    pub(crate) left_in_kernel: usize,
     connections: Vec<Connection>,
     here: HashMap<RawFd, Peer>,
     /// Peers that nobody has accepted yet.
@@ -101,10 +110,20 @@ impl Connection {
             dial,
             reset_by_peer: false,
             reset_here: false,
+            error: None,
             peer_closed: false,
             closed_here: false,
             resets_on_close: false,
         }
+    }
+}
+
+impl Connection {
+    fn met_by_reset(&mut self) {
+        self.reset_by_peer = true;
+        // As in `tcp_reset` of the kernel's.
+        let errno = if self.inward.ended { libc::EPIPE } else { libc::ECONNRESET };
+        self.error = Some(errno);
     }
 }
 
@@ -115,6 +134,8 @@ impl Network {
             now: Duration::ZERO,
             random: Random::new(seed),
             window,
+            is_stuck: false,
+            left_in_kernel: 0,
             connections: Vec::new(),
             here: HashMap::new(),
             backlog: VecDeque::new(),
@@ -183,24 +204,27 @@ impl Network {
     /// Whether that was a clean end.
     pub(crate) fn close(&mut self, peer: Peer) -> bool {
         let it = &mut self.connections[peer];
-        it.inward.ended = true;
-        it.peer_closed = true;
         let is_clean = it.outward.bytes.is_empty();
         if !is_clean {
-            // What it has not read makes a close a reset (RFC 2525 section 2.17).
+            // What it has not read makes a close a reset (RFC 2525 section 2.17), and no end
+            // goes before that.
             self.reset(peer);
+            return false;
         }
-        is_clean
+        it.inward.ended = true;
+        it.peer_closed = true;
+        true
     }
 
     pub(crate) fn reset(&mut self, peer: Peer) {
         let it = &mut self.connections[peer];
-        it.reset_by_peer = true;
         it.peer_closed = true;
-        // A reset overtakes what was sent before it, or does not.
-        if self.random.chance(50) {
+        // A reset overtakes what was sent before it, or does not; an end comes last of that.
+        if self.random.chance(50) && !it.inward.bytes.is_empty() {
             it.inward.bytes.clear();
+            it.inward.ended = false;
         }
+        it.met_by_reset();
     }
 
     /// Connections whose end the ring has not closed.
@@ -251,12 +275,20 @@ impl Network {
     /// Whether a receive has something to say.
     pub(super) fn is_readable(&mut self, fd: RawFd) -> bool {
         let it = self.at(fd);
-        it.reset_by_peer || it.inward.ended || !it.inward.bytes.is_empty()
+        let is_over = it.inward.ended || it.reset_by_peer || it.reset_here;
+        is_over || !it.inward.bytes.is_empty()
     }
 
     pub(super) fn has_unread(&self, fd: RawFd) -> bool {
         let peer = self.here.get(&fd);
         peer.is_some_and(|peer| !self.connections[*peer].inward.bytes.is_empty())
+    }
+
+    pub(super) fn was_reset(&self, fd: RawFd, received_bytes: u64) -> bool {
+        let Some(peer) = self.here.get(&fd) else { return false };
+        let it = &self.connections[*peer];
+        assert_eq!(received_bytes, it.inward.taken, "what the ring has counted");
+        it.reset_by_peer && !it.inward.ended
     }
 
     pub(super) fn acknowledged_bytes(&self, fd: RawFd) -> u64 {
@@ -272,26 +304,32 @@ impl Network {
         };
         let it = self.at(fd);
         let taken = most.min(there);
-        match (taken, it.reset_by_peer, it.inward.ended) {
-            (1.., ..) => Received::Bytes(it.inward.take(taken)),
-            (0, true, _) => Received::Failed(libc::ECONNRESET),
-            (0, false, true) => Received::End,
-            (0, false, false) => Received::Nothing,
+        if taken > 0 {
+            return Received::Bytes(it.inward.take(taken));
+        }
+        if it.inward.ended {
+            return Received::End;
+        }
+        match it.error.take() {
+            Some(errno) => Received::Failed(errno),
+            None if it.reset_here => Received::Failed(libc::ENOTCONN),
+            None if it.reset_by_peer => Received::End,
+            None => Received::Nothing,
         }
     }
 
     pub(super) fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Sent {
         let window = self.window;
         let it = self.at(fd);
-        if it.reset_by_peer {
-            return Sent::Failed(libc::ECONNRESET);
+        if let Some(errno) = it.error.take() {
+            return Sent::Failed(errno);
         }
-        if it.outward.ended || it.reset_here {
+        if it.reset_by_peer || it.outward.ended || it.reset_here {
             return Sent::Failed(libc::EPIPE);
         }
         if it.peer_closed {
             // The first bytes after a close are answered by a reset.
-            it.reset_by_peer = true;
+            it.met_by_reset();
             return Sent::Bytes(bytes.len());
         }
         let room = window.saturating_sub(it.outward.bytes.len());
@@ -309,6 +347,13 @@ impl Network {
             it.inward.bytes.clear();
             it.inward.ended = true;
         }
+    }
+
+    pub(super) fn disconnect_here(&mut self, fd: RawFd) {
+        let it = self.at(fd);
+        it.reset_here = true;
+        it.error = Some(libc::ECONNRESET);
+        it.inward.bytes.clear();
     }
 
     pub(super) fn reset_on_close(&mut self, fd: RawFd) {

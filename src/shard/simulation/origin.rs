@@ -16,10 +16,18 @@ enum Fault {
     None,
     /// Before all of the request has come.
     Early,
+    /// Before that, and broken off.
+    EarlyReset,
     Reset,
     Close,
     /// Nothing more is said.
     Stall,
+}
+
+impl Fault {
+    fn is_early(self) -> bool {
+        matches!(self, Fault::Early | Fault::EarlyReset)
+    }
 }
 
 /// The request that is being read.
@@ -134,7 +142,7 @@ impl Origin {
                     assert_eq!(bytes, wanted.unwrap_or(0), "{number}");
                     if books.request(number).is_tunnel {
                         self.switch(number, network, books);
-                    } else if self.fault != Fault::Early {
+                    } else if !self.fault.is_early() {
                         self.prepare(number, network, books);
                     }
                 }
@@ -172,12 +180,13 @@ impl Origin {
             (true, 1) => Fault::Reset,
             (true, 2) => Fault::Close,
             (true, 3) => Fault::Stall,
+            (true, 4..8) if has_body => Fault::EarlyReset,
             _ => Fault::None,
         };
         if head.field("Expect").is_some() && network.random.chance(60) {
             network.write(self.peer, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        if self.fault == Fault::Early && !books.request(number).is_tunnel {
+        if self.fault.is_early() && !books.request(number).is_tunnel {
             self.prepare(number, network, books);
         }
     }
@@ -220,7 +229,8 @@ impl Origin {
             head += "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n";
         }
         head += &format!("HTTP/1.1 {status} Because\r\nX-Answer: {}\r\n", self.answer);
-        let framing = random.below(3);
+        // Cut short, an answer shows that it is by its framing; only a reset shows it otherwise.
+        let framing = if self.fault == Fault::EarlyReset { 2 } else { random.below(3) };
         let chunked = framing == 1 && !has_none;
         // Where the peer's end says how long it is, only the close can.
         let until_close = framing == 2 && !has_none;
@@ -257,12 +267,8 @@ impl Origin {
             match self.fault {
                 Fault::None | Fault::Early => {}
                 Fault::Stall => return,
-                Fault::Reset | Fault::Close => {
-                    return match self.fault {
-                        Fault::Reset => self.reset(network),
-                        _ => self.close(network, books),
-                    };
-                }
+                Fault::Reset | Fault::EarlyReset => return self.reset(network),
+                Fault::Close => return self.close(network, books),
             }
         }
         let most = network.random.between(1, 30_000);
