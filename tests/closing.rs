@@ -186,6 +186,40 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
     });
 }
 
+/// The kernel tells of a reset once: here the upload may be what hears of it.
+#[test]
+fn an_answer_that_is_reset_during_an_upload_never_ends_cleanly() {
+    both(|cores| {
+        let (go, gone) = mpsc::channel::<()>();
+        let gone = Mutex::new(gone);
+        let origin = Origin::start(move |mut wire, _| {
+            let _ = wire.try_head();
+            let _ = wire.try_send("HTTP/1.1 200 OK\r\n\r\npart");
+            let _ = gone.lock().unwrap().recv_timeout(DEADLINE);
+            wire.reset();
+        });
+        let proxy = plain(&origin, cores);
+        for _ in 0..20 {
+            let mut client = proxy.connect();
+            client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000000\r\n\r\n");
+            let mut twin = client.twin();
+            let upload = thread::spawn(move || while twin.try_send([b'u'; 65536]).is_ok() {});
+            let head = client.head();
+            let mut seen = 0;
+            let outcome = client.body(head.answer_framing("POST"), &mut |data| {
+                seen += data.len();
+                if seen == "part".len() {
+                    let _ = go.send(());
+                }
+            });
+            let error = outcome.expect_err("a clean end");
+            assert_ne!(error.kind(), ErrorKind::TimedOut);
+            upload.join().expect("the upload ends");
+        }
+        proxy.stop();
+    });
+}
+
 #[test]
 fn an_origin_that_ends_before_its_answer_is_a_502() {
     both(|cores| {

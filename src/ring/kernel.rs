@@ -192,8 +192,8 @@ impl Kernel {
         }
     }
 
-    /// Resets a connection now, whatever is under way on it: `connect(2)` to nowhere. `false`: it is
-    /// as before, since it is not TCP, or the kernel one that does not while a thread waits on it.
+    /// Resets a connection now, whatever is under way on it: `connect(2)` to nowhere. `false`: it
+    /// is as before, since it is not TCP, or a thread waits on it and the kernel minds (some 6.x).
     pub(super) fn disconnect(&mut self, fd: RawFd) -> bool {
         match self {
             Kernel::Uring { .. } => {

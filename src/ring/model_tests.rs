@@ -1,7 +1,7 @@
 //! The ring's slots, generations, queues and buffers over a simulated kernel: random orders of
 //! completions, cancels that miss, slots that are used again while stale completions are on their
-//! way. Whatever happens, each socket gets its own bytes in order, nothing that was broken off looks
-//! like an end, and in the end nothing is left.
+//! way. Whatever happens, each socket gets its own bytes in order, nothing that was broken off
+//! looks like an end, and in the end nothing is left.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;

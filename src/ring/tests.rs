@@ -209,6 +209,34 @@ fn an_exhausted_group_feeds_everybody_in_turn() {
     assert!(stats.sqes < 20_000, "a starved socket is not armed over and over: {stats:?}");
 }
 
+/// Waits until so many receives have found no buffer.
+async fn exhausted(ring: &Ring, times: u64) {
+    let timer = ring.timer(current_waker().await);
+    while ring.stats().buffers_exhausted < times {
+        assert!(ring.now() < LIMIT, "{:?}", ring.stats());
+        timer.set(ring.now() + Duration::from_millis(1));
+        wait().await;
+    }
+}
+
+/// The kernel chooses a buffer before it looks whether there is anything to put there.
+#[test]
+fn a_receive_without_a_buffer_waits_in_line_also_when_nothing_has_come() {
+    let (noisy, noise) = peer(|mut stream| stream.write_all(&pattern(1 << 20)));
+    let (quiet, silence) = peer(|stream| stream.set_nodelay(true).map(|()| stream));
+    let settings = Settings { head_buffers: 16, ..Settings::default() };
+    on_ring(settings, move |ring| async move {
+        let (noisy, quiet) = (connected(&ring, &noisy).await, connected(&ring, &quiet).await);
+        noisy.receive(true);
+        exhausted(&ring, 1).await;
+        let _silence = silence.join().expect("silence").expect("a connection");
+        quiet.receive(true);
+        exhausted(&ring, 2).await;
+        assert_eq!(read_to_end(&noisy, true).await, pattern(1 << 20));
+    });
+    noise.join().expect("noise").expect("written");
+}
+
 #[test]
 fn a_connect_that_is_refused_fails_and_one_that_hangs_is_taken_back() {
     let refusing = TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -3,9 +3,10 @@
 //!
 //! What it may do the real kernel may do too: receive in any pieces, end a multishot when it likes,
 //! run out of buffers, let a cancel come before or after what it takes back, be it by several
-//! enters, miss a send that a worker thread has. What is on the other end of each connection is the test's (`World`), which
-//! acts whenever the kernel is entered. Time goes on while a core is parked, to whatever comes
-//! next; so an hour of timeouts takes a moment, and one seed is one history.
+//! enters, miss a send that a worker thread has. What is on the other end of each connection is the
+//! test's (`World`), which acts whenever the kernel is entered. Time goes on while a core is
+//! parked, to whatever comes next; so an hour of timeouts takes a moment, and one seed is one
+//! history.
 //!
 //! Sockets have a descriptor of the real kernel's, which carries nothing: they are opened and
 //! closed as ever. Eventfds are real.
@@ -15,6 +16,7 @@ mod random;
 mod submission;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,7 +36,7 @@ const TURN: Duration = Duration::from_micros(50);
 /// Enters in a row in which nothing happens and time stands still: a core that spins for ever.
 const MOST_IDLE_ENTERS: u32 = 100_000;
 /// By how many enters what a cancel has taken back may complete late: a kernel that has much to do
-/// completes some of it at each (20 since Linux 6.14).
+/// completes some of it at each.
 const LATEST: usize = 12;
 
 /// Whoever is on the other ends of the connections.
@@ -50,6 +52,8 @@ struct Flying {
     asked: Asked,
     /// What has been sent of it.
     sent: usize,
+    /// It has not been tried.
+    is_new: bool,
     /// A worker thread has it: a cancel does not reach it.
     is_stuck: bool,
 }
@@ -57,7 +61,8 @@ struct Flying {
 pub(crate) struct Kernel {
     network: Rc<RefCell<Network>>,
     world: Box<dyn World>,
-    queue: Vec<Submission>,
+    /// Read when they are taken, and not before.
+    queue: VecDeque<squeue::Entry>,
     queue_entries: usize,
     flying: Vec<Flying>,
     /// What was taken back and has not completed, and in how many enters it will.
@@ -76,7 +81,7 @@ pub(crate) fn ring(
     let kernel = Kernel {
         network: network.clone(),
         world,
-        queue: Vec::new(),
+        queue: VecDeque::new(),
         queue_entries: settings.entries.next_power_of_two() as usize,
         flying: Vec::new(),
         late: Vec::new(),
@@ -105,7 +110,7 @@ impl Kernel {
         if self.is_full() {
             return false;
         }
-        self.queue.push(Submission::of(entry));
+        self.queue.push_back(entry.clone());
         true
     }
 
@@ -126,9 +131,21 @@ impl Kernel {
     }
 
     pub(super) fn enter(&mut self, wanted: u32, most: Duration) -> std::io::Result<()> {
-        for submission in std::mem::take(&mut self.queue) {
-            self.begin(submission);
+        if std::thread::panicking() {
+            // A ring that goes because a test has failed: the world would fail again.
+            return Err(std::io::Error::from_raw_os_error(libc::EBADF));
         }
+        // Short of memory, a kernel takes a part, and does not wait then.
+        let is_short = !self.queue.is_empty() && self.network.borrow_mut().random.chance(3);
+        let taken = match is_short {
+            true => self.network.borrow_mut().random.below(self.queue.len()),
+            false => self.queue.len(),
+        };
+        for _ in 0..taken {
+            let entry = self.queue.pop_front().expect("as many as that");
+            self.begin(Submission::of(&entry));
+        }
+        let wanted = if is_short { 0 } else { wanted };
         let (network, ends) = {
             let mut network = self.network.borrow_mut();
             network.now += TURN;
@@ -207,7 +224,7 @@ impl Kernel {
     fn fly(&mut self, user_data: u64, asked: Asked) {
         let is_send = matches!(asked, Asked::Send { .. });
         let is_stuck = is_send && self.network.borrow_mut().random.chance(10);
-        self.flying.push(Flying { user_data, asked, sent: 0, is_stuck });
+        self.flying.push(Flying { user_data, asked, sent: 0, is_new: true, is_stuck });
     }
 
     fn complete_late(&mut self) {
@@ -287,10 +304,12 @@ impl Kernel {
     fn try_one(&mut self, network: &mut Network, at: usize) -> bool {
         let Kernel { flying, groups, completed, .. } = self;
         let it = &mut flying[at];
+        let is_new = std::mem::take(&mut it.is_new);
         let (result, flags) = match it.asked {
             Asked::ReceivePieces { fd, group, many } => {
                 let group = groups[group].as_mut().expect("a group that was registered");
-                return receive_pieces(network, group, completed, it.user_data, (fd, many));
+                let receive = (it.user_data, fd, many, is_new);
+                return receive_pieces(network, group, completed, receive);
             }
             Asked::Receive { fd, memory, len } => match network.receive(fd, len) {
                 Received::Nothing => return false,
@@ -350,23 +369,21 @@ fn receive_pieces(
     network: &mut Network,
     group: &mut Posted,
     completed: &mut Vec<cqueue::Entry>,
-    user_data: u64,
-    (fd, many): (RawFd, bool),
+    (user_data, fd, many, is_new): (u64, RawFd, bool, bool),
 ) -> bool {
+    let mut looks = is_new;
     loop {
-        if !network.is_readable(fd) {
+        let is_readable = network.is_readable(fd);
+        // A buffer is chosen before anybody looks whether it is needed.
+        if group.len() == 0 && (looks || is_readable) {
+            completed.push(completion(user_data, -libc::ENOBUFS, 0));
+            return true;
+        }
+        looks = true;
+        if !is_readable {
             return false;
         }
-        let buffer = match network.has_unread(fd) {
-            false => None,
-            true => match group.take() {
-                Some(buffer) => Some(buffer),
-                None => {
-                    completed.push(completion(user_data, -libc::ENOBUFS, 0));
-                    return true;
-                }
-            },
-        };
+        let buffer = if network.has_unread(fd) { group.take() } else { None };
         let (result, flags) = match (network.receive(fd, Posted::BYTES), &buffer) {
             (Received::Bytes(bytes), Some(buffer)) => (buffer.fill(&bytes), buffer.flags()),
             (Received::Failed(errno), _) => (-errno, 0),
