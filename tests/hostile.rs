@@ -275,8 +275,8 @@ fn heads_that_do_not_end_stay_within_the_budget() {
     });
 }
 
-/// With a large head, or with as much of a body behind the head as a connection brings that is armed
-/// for many receives: beyond the budget they are told 503, and the others wait for their answer.
+/// With a large head, or with as much of a body behind it as a connection brings that is armed for
+/// many receives: beyond the budget they are told 503, and the others wait for their answer.
 #[test]
 fn requests_that_wait_for_their_answer_stay_within_the_budget() {
     const CLIENTS: usize = 300;
