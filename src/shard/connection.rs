@@ -342,7 +342,7 @@ impl Connection {
             many: self.small_requests >= SMALL_REQUESTS,
         };
         if self.context.ring.is_out_of_budget() {
-            // All that came is looked at, and not only the piece that has the head: who is armed for
+            // All that came is looked at, and not only the piece with the head: who is armed for
             // many may have sent 128 KiB of a body.
             self.client.absorb();
         }
