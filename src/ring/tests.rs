@@ -543,22 +543,32 @@ fn a_lease_to_which_nothing_comes_is_taken_back() {
     peer.join().expect("peer").expect("written");
 }
 
+/// So many times in a row no machine is too busy to be measured.
+const BUSY: usize = 20;
+
 /// A timer's milliseconds would make a hundred moments of 300 us take three times as long.
 #[test]
 fn an_alarm_is_never_early_and_sooner_than_a_timer() {
     let stats = on_ring(Settings::default(), |ring| async move {
         let waker = current_waker().await;
-        let began = ring.elapsed();
-        for nth in 1..=100_u32 {
-            let at = began + Duration::from_micros(300) * nth;
-            ring.set_alarm(at, waker.clone());
-            while ring.elapsed() < at {
-                wait().await;
+        let a_hundred = async || {
+            let began = ring.elapsed();
+            for nth in 1..=100_u32 {
+                let at = began + Duration::from_micros(300) * nth;
+                ring.set_alarm(at, waker.clone());
+                while ring.elapsed() < at {
+                    wait().await;
+                }
             }
+            ring.elapsed() - began
+        };
+        let mut took = Vec::new();
+        // A machine that is busy is late as well, and not every time.
+        while took.iter().all(|it| *it >= Duration::from_millis(90)) {
+            assert!(took.len() < BUSY, "{took:?}");
+            took.push(a_hundred().await);
         }
-        let took = ring.elapsed() - began;
-        assert!(took >= Duration::from_millis(30), "{took:?}");
-        assert!(took < Duration::from_millis(90), "{took:?} on a machine that is not busy");
+        assert!(took.iter().all(|it| *it >= Duration::from_millis(30)), "{took:?}");
     });
     assert!(stats.parked > Duration::from_millis(5), "it slept: {stats:?}");
 }
@@ -587,10 +597,14 @@ fn a_ring_that_gathers_takes_fewer_turns() {
         sender.join().expect("sender");
         stats.turns
     };
-    let (one_by_one, gathered) = (turns(Duration::ZERO), turns(Duration::from_millis(5)));
-    // Before Linux 6.12 it is nothing.
-    assert!(
-        gathered * 4 < one_by_one || !can_gather.get(),
-        "{gathered} turns, and {one_by_one} without"
-    );
+    let mut seen = Vec::new();
+    // On a machine that is busy they come in heaps, whatever we do. Before Linux 6.12 it is nothing.
+    while !seen.iter().any(|(gathered, one_by_one)| gathered * 4 < *one_by_one) {
+        assert!(seen.len() < BUSY, "turns, and as many without: {seen:?}");
+        let one_by_one = turns(Duration::ZERO);
+        seen.push((turns(Duration::from_millis(5)), one_by_one));
+        if !can_gather.get() {
+            return;
+        }
+    }
 }
