@@ -163,6 +163,8 @@ pub(super) struct ListenerSlot {
     pub(super) fd: RawFd,
     pub(super) owner: Owner,
     pub(super) armed: bool,
+    /// An accept each, and not one for many.
+    pub(super) one_by_one: bool,
     pub(super) accepted: VecDeque<RawFd>,
     pub(super) error: Option<i32>,
 }

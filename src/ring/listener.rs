@@ -1,4 +1,4 @@
-//! A listening socket: one multishot accept, re-armed when the kernel ends it.
+//! A listening socket: one multishot accept, re-armed when the kernel ends it, or one by one.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -32,6 +32,7 @@ impl Listener {
             fd: fd.into().into_raw_fd(),
             owner: Owner::Task(owner),
             armed: false,
+            one_by_one: false,
             accepted: Default::default(),
             error: None,
         };
@@ -102,6 +103,19 @@ impl Listener {
     pub fn pause(&self) {
         let mut core = self.ring.inner.core.borrow_mut();
         if core.listener(self.key).is_some_and(|listener| listener.armed) {
+            core.stop_accepting(self.key);
+        }
+    }
+
+    /// Accepts one connection at a time from here on, or many with one operation: these have their
+    /// descriptors before anybody has looked at the first of them.
+    pub fn one_by_one(&self, one_by_one: bool) {
+        let mut core = self.ring.inner.core.borrow_mut();
+        let Some(listener) = core.listener(self.key) else {
+            return;
+        };
+        let was = std::mem::replace(&mut listener.one_by_one, one_by_one);
+        if one_by_one && !was && listener.armed {
             core.stop_accepting(self.key);
         }
     }

@@ -182,7 +182,13 @@ impl Core {
         if std::mem::replace(&mut listener.armed, true) {
             return;
         }
-        let entry = opcode::AcceptMulti::new(Fd(listener.fd)).flags(libc::SOCK_CLOEXEC).build();
+        let (fd, nobody) = (Fd(listener.fd), std::ptr::null_mut());
+        let entry = match listener.one_by_one {
+            true => {
+                opcode::Accept::new(fd, nobody, nobody.cast()).flags(libc::SOCK_CLOEXEC).build()
+            }
+            false => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
+        };
         self.push(entry.user_data(tag(Op::Accept, key)));
     }
 

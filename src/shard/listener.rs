@@ -3,8 +3,10 @@
 //! A full shard does not stop accepting: what waits in the kernel's queue would time out unseen,
 //! so a connection beyond `max_connections` is handed to the emptiest shard, or told 503. So is one
 //! that comes when descriptors are scarce: the last of them are kept for connections to endpoints,
-//! without which those who are there already would be answered 502, and for whoever scrapes. When
-//! descriptors or memory run out all the same, accepting pauses, since the error would only repeat.
+//! without which those who are there already would be answered 503, and for whoever scrapes. From
+//! there on connections are accepted one by one, since many at once would take those as well before
+//! they are seen. When descriptors or memory run out all the same, accepting pauses, since the error
+//! would only repeat.
 //! A listener that goes is accepted empty first: closing one of several SO_REUSEPORT sockets resets
 //! what is queued on it (measured: 19 of 40).
 
@@ -50,6 +52,7 @@ pub(super) async fn accept(
     loop {
         match listener.accept() {
             Accepted::Connection(fd) => {
+                listener.one_by_one(scarce(&context, &fd).is_some());
                 if !place(&context, number, &server, fd)
                     && let Some(until) = refusals.pause(context.ring.now())
                 {
@@ -60,6 +63,7 @@ pub(super) async fn accept(
             }
             Accepted::Stopped(error) if is_shortage(error) => {
                 tracing::warn!(errno = error, "accepting pauses: out of descriptors or memory");
+                listener.one_by_one(true);
                 paused = true;
                 timer.set(context.ring.now() + PAUSE);
             }
@@ -123,7 +127,8 @@ fn is_closing(context: &Context, server: &Server) -> bool {
     context.is_closing() || server.is_closing(context.ring.now())
 }
 
-/// Serves a connection here or on a shard that has more room. `false`: it was refused.
+/// Serves a connection here or on a shard that has more room. `false`: it was refused, which is to
+/// be paced.
 fn place(context: &Rc<Context>, number: u32, server: &Rc<Server>, fd: OwnedFd) -> bool {
     if context.drain().is_some() {
         // The others may be about to end, and what is in their mailboxes with them.
@@ -131,8 +136,8 @@ fn place(context: &Rc<Context>, number: u32, server: &Rc<Server>, fd: OwnedFd) -
         return true;
     }
     if scarce(context, &fd).is_some() {
-        refuse(context, server, fd);
-        return false;
+        // Who is not told costs little, and a descriptor for as long as it waits to be closed.
+        return !refuse(context, server, fd);
     }
     match context.peers.place(context.number, fd, number) {
         Placed::Here(fd) => serve(context, server, fd),
@@ -169,17 +174,20 @@ fn serve(context: &Rc<Context>, server: &Rc<Server>, fd: OwnedFd) {
     context.ring.spawn(Connection::serve(context.clone(), server.clone(), fd, hold));
 }
 
-fn refuse(context: &Rc<Context>, server: &Rc<Server>, fd: OwnedFd) {
+/// Whether the client is told.
+fn refuse(context: &Rc<Context>, server: &Rc<Server>, fd: OwnedFd) -> bool {
     let too_scarce = context.max_descriptors / KEPT_DESCRIPTORS / 2;
     if context.refused() >= MAX_REFUSALS
         || scarce(context, &fd).is_some_and(|left| left <= too_scarce)
     {
         // Counted as those that are told.
         let (server, reason) = (server.id.get(), Reason::Overloaded);
-        return context.record(|recorder| recorder.refused(server, reason, 0));
+        context.record(|recorder| recorder.refused(server, reason, 0));
+        return false;
     }
     let hold = context.hold(Held::Refused);
     context.ring.spawn(Connection::refuse(context.clone(), server.clone(), fd, hold));
+    true
 }
 
 /// Whether an error says that the process, or the machine, has run out of something.
