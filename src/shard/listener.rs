@@ -4,9 +4,9 @@
 //! so a connection beyond `max_connections` is handed to the emptiest shard, or told 503. So is one
 //! that comes when descriptors are scarce: the last of them are kept for connections to endpoints,
 //! without which those who are there already would be answered 503, and for whoever scrapes. From
-//! there on connections are accepted one by one, since many at once would take those as well before
-//! they are seen. When descriptors or memory run out all the same, accepting pauses, since the error
-//! would only repeat.
+//! there on connections are accepted one by one, since many at once would take those as well,
+//! before they are seen. When descriptors or memory run out all the same, accepting pauses, since
+//! the error would only repeat.
 //! A listener that goes is accepted empty first: closing one of several SO_REUSEPORT sockets resets
 //! what is queued on it (measured: 19 of 40).
 
