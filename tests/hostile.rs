@@ -324,12 +324,12 @@ fn requests_that_wait_for_their_answer_stay_within_the_budget() {
             assert_healthy(&proxy);
             assert_small(&proxy, before);
             drop(clients);
+            gate.open();
             let base = proxy.metrics_when("nothing is held", |metrics| {
                 metrics.get("rt/http/service/bad/pending") == 0
                     && metrics.between("shard/", "/buffered_bytes").iter().all(|(_, it)| *it == 0)
             });
             base.check_conservation();
-            gate.open();
         });
     }
 }
