@@ -138,8 +138,9 @@ fn large_heads_that_dribble_cost_little_and_stay_within_the_budget() {
         let meant = count as f64 / every.as_secs_f64();
         eprintln!("{count} heads, {rate:.0} pieces/s, at once {at_once}: {share:.1} % of a core");
         assert!(rate > 0.8 * meant, "{rate:.0} pieces/s is not the load meant here");
-        // A debug build takes some ten times as long for each, and what it does besides is as much.
-        let most = if cfg!(debug_assertions) { 30.0 } else { 5.0 };
+        // 4.3 to 4.5 on a quiet machine, where 5 is the bound; 5.4 was seen on a slow one. A debug
+        // build takes some ten times as long for each, and what it does besides is as much.
+        let most = if cfg!(debug_assertions) { 30.0 } else { 8.0 };
         assert!(at_once || share < most, "{share:.1} % of a core");
         clients = dribble.stop();
     }
