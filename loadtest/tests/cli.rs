@@ -224,7 +224,8 @@ fn a_sweep_finds_saturation_by_itself_and_goes_past_it() {
     let rows: Vec<Vec<&str>> =
         out.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((rows.len(), rows[0][0]), (14, "closed"), "{out}");
-    let answered = |row: &[&str]| row[1].trim_end_matches("/s").replace(',', "").parse::<f64>();
-    let last = answered(&rows[13]).expect("a rate");
-    assert!((700.0..=810.0).contains(&last), "{out}");
+    let rate = |text: &str| text.trim_end_matches("/s").replace(',', "").parse::<f64>();
+    let (most, last) = (rate(rows[0][2]).expect("a rate"), rate(rows[13][1]).expect("a rate"));
+    // It asks for 1.2 times as much as there is, of which a machine that stands still takes some.
+    assert!((0.75 * most..=1.1 * most).contains(&last), "{out}");
 }
