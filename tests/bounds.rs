@@ -130,18 +130,28 @@ fn large_heads_that_dribble_cost_little_and_stay_within_the_budget() {
     let mut clients = clients;
     for (every, at_once) in [(5 * SECOND, false), (SECOND, true)] {
         let dribble = Crowd::sending(clients, b"twelve bytes", every, at_once);
-        let (began, pieces, spent) = (Instant::now(), dribble.pieces(), proxy.cpu_secs());
-        thread::park_timeout(Duration::from_secs(SECS));
-        let elapsed = began.elapsed().as_secs_f64();
-        let rate = (dribble.pieces() - pieces) as f64 / elapsed;
-        let share = (proxy.cpu_secs() - spent) / elapsed * 100.0;
-        let meant = count as f64 / every.as_secs_f64();
-        eprintln!("{count} heads, {rate:.0} pieces/s, at once {at_once}: {share:.1} % of a core");
-        assert!(rate > 0.8 * meant, "{rate:.0} pieces/s is not the load meant here");
-        // 4.3 to 4.5 on a quiet machine, where 5 is the bound; 5.4 was seen on a slow one. A debug
-        // build takes some ten times as long for each, and what it does besides is as much.
-        let most = if cfg!(debug_assertions) { 30.0 } else { 8.0 };
-        assert!(at_once || share < most, "{share:.1} % of a core");
+        // A debug build takes some ten times as long for each, and what it does besides is as much.
+        let most = if cfg!(debug_assertions) { 30.0 } else { 5.0 };
+        let mut shares = Vec::new();
+        // What others on the machine add is not the proxy's own: the best of three.
+        while shares.len() < 3 && shares.iter().all(|share| *share >= most) {
+            let (began, pieces, spent) = (Instant::now(), dribble.pieces(), proxy.cpu_secs());
+            thread::park_timeout(Duration::from_secs(SECS));
+            let elapsed = began.elapsed().as_secs_f64();
+            let rate = (dribble.pieces() - pieces) as f64 / elapsed;
+            let share = (proxy.cpu_secs() - spent) / elapsed * 100.0;
+            eprintln!(
+                "{count} heads, {rate:.0} pieces/s, at once {at_once}: {share:.1} % of a core"
+            );
+            let meant = count as f64 / every.as_secs_f64();
+            assert!(rate > 0.8 * meant, "{rate:.0} pieces/s is not the load meant here");
+            shares.push(share);
+            if at_once {
+                break;
+            }
+        }
+        let is_cheap = shares.iter().any(|share| *share < most);
+        assert!(at_once || is_cheap, "{shares:?} % of a core");
         clients = dribble.stop();
     }
     assert_eq!(proxy.metrics().get(&none), 0, "nobody is shed");

@@ -218,14 +218,17 @@ fn the_capacity_is_what_the_server_can_do() {
 #[ignore = "takes 20 s"]
 fn a_sweep_finds_saturation_by_itself_and_goes_past_it() {
     let origins = origins(&["latency=5ms"]);
-    let ran =
-        ran(&["sweep", &url(origins.addresses()[0]), "-c", "4", "-d", "1s", "--warmup", "100ms"]);
-    let out = text(&ran.stdout);
-    let rows: Vec<Vec<&str>> =
-        out.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!((rows.len(), rows[0][0]), (14, "closed"), "{out}");
-    let rate = |text: &str| text.trim_end_matches("/s").replace(',', "").parse::<f64>();
-    let (most, last) = (rate(rows[0][2]).expect("a rate"), rate(rows[13][1]).expect("a rate"));
-    // It asks for 1.2 times as much as there is, of which a machine that stands still takes some.
-    assert!((0.75 * most..=1.1 * most).contains(&last), "{out}");
+    let url = url(origins.addresses()[0]);
+    let mut lasts = Vec::new();
+    // A machine that stands still for a moment in its last second takes some of it: another try.
+    while !lasts.iter().any(|last| (700.0..=810.0).contains(last)) {
+        assert!(lasts.len() < 3, "{lasts:?}");
+        let ran = ran(&["sweep", &url, "-c", "4", "-d", "1s", "--warmup", "100ms"]);
+        let out = text(&ran.stdout);
+        let rows: Vec<Vec<&str>> =
+            out.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!((rows.len(), rows[0][0]), (14, "closed"), "{out}");
+        let answered = rows[13][1].trim_end_matches("/s").replace(',', "");
+        lasts.push(answered.parse::<f64>().expect("a rate"));
+    }
 }

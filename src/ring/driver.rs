@@ -78,17 +78,25 @@ impl Ring {
 impl Core {
     /// Moves what did not fit into the queue, entering the kernel each time that it is full.
     fn submit_overflow(&mut self) {
+        while !self.push_overflow() {
+            self.enter(Duration::ZERO);
+            if self.kernel.is_full() {
+                // The kernel takes nothing before its completions are reaped.
+                return;
+            }
+        }
+    }
+
+    /// As much of it as the queue has room for; whether that was all.
+    fn push_overflow(&mut self) -> bool {
         while let Some(entry) = self.overflow.pop_front() {
             // SAFETY: as in `Core::push`.
             if !unsafe { self.kernel.push(&entry) } {
                 self.overflow.push_front(entry);
-                self.enter(Duration::ZERO);
-                if self.kernel.is_full() {
-                    // The kernel takes nothing before its completions are reaped.
-                    return;
-                }
+                return false;
             }
         }
+        true
     }
 
     /// Waits for the last completion of all that was dropped, when everything has been cancelled.
@@ -97,13 +105,7 @@ impl Core {
         let ends = self.kernel.elapsed() + LAST_TURNS;
         let mut scratch = Vec::new();
         while self.has_unfinished() {
-            while let Some(entry) = self.overflow.pop_front() {
-                // SAFETY: as in `Core::push`.
-                if !unsafe { self.kernel.push(&entry) } {
-                    self.overflow.push_front(entry);
-                    break;
-                }
-            }
+            self.push_overflow();
             let wait = Wait { wanted: 1, most: LAST_WAIT, gather: Duration::ZERO };
             // No panic here, where a ring that is broken may be what everything ends by.
             let works = self.submit(wait).is_ok();

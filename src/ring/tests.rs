@@ -170,6 +170,38 @@ fn accepts_many_connections_with_one_operation() {
 }
 
 /// More sockets have data than there are buffers: all of it arrives, nothing spins.
+/// All wait to be accepted, and none has a descriptor before the one ahead of it is taken.
+#[test]
+fn accepts_one_connection_at_a_time() {
+    on_ring(Settings::default(), move |ring| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let listener = Listener::new(&ring, listener, current_waker().await);
+        listener.one_by_one(true);
+        while !matches!(listener.accept(), Accepted::Stopped(libc::ECANCELED)) {
+            wait().await;
+        }
+        let connect = |_| TcpStream::connect(address).expect("connect");
+        let _clients: Vec<TcpStream> = (0..50).map(connect).collect();
+        let mut held = Vec::new();
+        while held.len() < 50 {
+            match listener.accept() {
+                Accepted::Connection(fd) => {
+                    held.push(fd);
+                    assert!(!matches!(listener.accept(), Accepted::Connection(_)), "two at once");
+                }
+                Accepted::Nothing => wait().await,
+                Accepted::Stopped(error) => panic!("accept stopped: {error}"),
+            }
+        }
+        listener.one_by_one(false);
+        let _client = connect(0);
+        while !matches!(listener.accept(), Accepted::Connection(_)) {
+            wait().await;
+        }
+    });
+}
+
 #[test]
 fn an_exhausted_group_feeds_everybody_in_turn() {
     const PEERS: usize = 64;

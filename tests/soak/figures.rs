@@ -15,7 +15,7 @@ const SLACK: [(&str, u64); 2] = [
     // Pages that the allocator keeps, and the kernel's own moods.
     ("resident KiB", 16 << 10),
     // Tables that grow by doubling and come never back, buffers kept for the next of their kind.
-    ("heap KiB", 2 << 10),
+    ("heap KiB", 1 << 10),
 ];
 
 impl Figures {
@@ -67,7 +67,7 @@ impl Figures {
         // A reason or a status may be met for the first time after an hour; there are so many of
         // them and no more.
         let is_new = |it: &&String| !base.series.contains(it);
-        let is_bounded = |it: &&String| it.contains("reason=\"") || it.contains("status=\"");
+        let is_bounded = |it: &&String| it.contains("reason=\"") || it.contains("code=\"");
         let new = self.series.iter().filter(is_new).filter(|it| !is_bounded(it));
         grown.chain(new.map(|name| format!("a series that was not there: {name}"))).collect()
     }
