@@ -321,6 +321,12 @@ fn requests_that_wait_for_their_answer_stay_within_the_budget() {
             eprintln!("{} of {CLIENTS} were refused", metrics.get(&overloaded));
             assert!(metrics.get("rt/http/service/bad/pending") > 0, "nobody waits");
             assert!(!is_shed || metrics.get(&overloaded) > 0, "nobody is refused");
+            if cores == "0" && request.starts_with("GET") {
+                let mut client = proxy.connect();
+                client.send(request.replacen("GET", "HEAD", 1));
+                assert_eq!(client.try_answer_to("HEAD").expect("an answer").status(), 503);
+                client.expect_end();
+            }
             assert_healthy(&proxy);
             assert_small(&proxy, before);
             drop(clients);

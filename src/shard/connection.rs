@@ -357,22 +357,19 @@ impl Connection {
             let Head::Exchange(mut exchange) = head else {
                 return (consumed, head);
             };
-            match exchange.inline_body(&mut bytes[consumed..]) {
+            let reason = match exchange.inline_body(&mut bytes[consumed..]) {
                 Ok(taken) => {
-                    let whole = exchange.came_whole();
-                    let waiting = if whole { 0 } else { bytes.len() - consumed - taken };
+                    let consumed = consumed + taken;
+                    let waiting = if exchange.came_whole() { 0 } else { bytes.len() - consumed };
                     if exchange.copy.may_stay(waiting, &link.context.ring) {
-                        return (consumed + taken, Head::Exchange(exchange));
+                        return (consumed, Head::Exchange(exchange));
                     }
-                    let reason = Reason::Overloaded;
-                    let refused = refused(exchange.ledger, reason, true, false, link.context);
-                    (bytes.len(), refused)
+                    Reason::Overloaded
                 }
-                Err(reason) => {
-                    let refused = refused(exchange.ledger, reason, true, false, link.context);
-                    (bytes.len(), refused)
-                }
-            }
+                Err(reason) => reason,
+            };
+            let head_only = exchange.rules.method == Method::Head;
+            (bytes.len(), refused(exchange.ledger, reason, true, head_only, link.context))
         })
     }
 
