@@ -392,6 +392,36 @@ fn upstream_connections_are_used_again() {
     });
 }
 
+/// NTLM and Negotiate say once for a connection who is there: whoever came next would be that.
+#[test]
+fn a_connection_that_knows_its_client_is_nobody_elses() {
+    both(|cores| {
+        let origin = Origin::answering(|request| match request.head.target() {
+            "/challenged" => b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM abc\r\n\
+                Content-Length: 0\r\n\r\n"
+                .to_vec(),
+            _ => ok("fine"),
+        });
+        let proxy = plain(&origin, cores);
+        let mut client = proxy.connect();
+        let mut says = |scheme: &str| {
+            let field = format!("Authorization: {scheme}\r\n");
+            client.send(format!("GET / HTTP/1.1\r\nHost: h\r\n{field}\r\n"));
+            assert_eq!(client.answer().text(), "fine");
+            assert_eq!(origin.last_request().head.get("authorization"), Some(scheme));
+            assert_eq!(client.get("/").text(), "fine");
+            origin.accepted()
+        };
+        assert_eq!(says("Basic eDp5"), 1);
+        assert_eq!(says("Negotiate YII="), 2, "the first goes with who it knows");
+        assert_eq!(says("ntlm TlRM"), 3);
+        assert_eq!(says("Negotiated x"), 3);
+        assert_eq!(client.get("/challenged").status(), 401);
+        assert_eq!(client.get("/").text(), "fine");
+        assert_eq!(origin.accepted(), 4);
+    });
+}
+
 #[test]
 fn byte_by_byte_is_as_good_as_whole() {
     both(|cores| {

@@ -97,6 +97,33 @@ fn ambiguous_and_oversized_requests_are_refused() {
     });
 }
 
+/// RFC 9110 section 9.3.2, also where it was understood as far as the method alone.
+#[test]
+fn a_head_that_is_refused_is_answered_without_content() {
+    both(|cores| {
+        let origin = Origin::answering(|_| ok("fine"));
+        let timeouts = "timeouts: {head_timeout_ms: 300}";
+        let proxy = Proxy::start(&config(&[origin.address], timeouts, ""), cores);
+        let long = "a".repeat(9000);
+        for (request, status) in [
+            ("HEAD / HTTP/1.1\r\n\r\n".to_owned(), 400),
+            ("\r\nHEAD / HTTP/1.1\r\nHost: h\r\nA : b\r\n\r\n".to_owned(), 400),
+            ("HEAD / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n".to_owned(), 400),
+            (format!("HEAD /{long} HTTP/1.1\r\nHost: h\r\n\r\n"), 414),
+            ("HEAD / HTTP/3.0\r\nHost: h\r\n\r\n".to_owned(), 505),
+            ("HEAD / HTTP/1.1\r\nHost: h\r\n".to_owned(), 408),
+        ] {
+            let mut client = proxy.connect();
+            client.send(&request);
+            let answer = client.try_answer_to("HEAD").expect("a head");
+            assert_eq!(answer.status(), status, "{request:.40}");
+            assert!(answer.head.get("content-length").is_some(), "{request:.40}");
+            client.expect_end();
+        }
+        assert_eq!(origin.requests().len(), 0);
+    });
+}
+
 /// Odd, and passed on.
 #[test]
 fn odd_requests_that_are_clear_pass() {

@@ -8,10 +8,12 @@
 //!   that the client's connection is broken, so that it cannot take a part for the whole.
 //! - An upstream connection is used again only after both messages ended cleanly and nothing more
 //!   came.
+//! - Nor is one used again that has been told who a client is, which NTLM and Negotiate do once for
+//!   a connection: whoever came next would be that client.
 //! - The client's connection goes on only when its request ended too: bytes of a request that was
 //!   answered early would be taken for the next one.
 
-use super::{Method, Reason, Retry, Version};
+use super::{Method, Reason, Request, Retry, Version};
 
 /// How far a message has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -38,6 +40,8 @@ pub struct Exchange {
     pub client_version: Version,
     client_persistent: bool,
     upstream_persistent: bool,
+    /// No upstream connection that the request was sent on is used again.
+    binds: bool,
     request: Message,
     response: Message,
     /// The whole request is at hand, to be sent again.
@@ -52,12 +56,19 @@ pub struct Exchange {
 const MAX_ATTEMPTS: u32 = 3;
 
 impl Exchange {
+    pub fn of(request: &Request<'_, '_>) -> Exchange {
+        let facts = &request.facts;
+        let exchange = Exchange::new(request.method, request.version, facts.persistent);
+        Exchange { binds: facts.binds, ..exchange }
+    }
+
     pub fn new(method: Method, client_version: Version, client_persistent: bool) -> Exchange {
         Exchange {
             method,
             client_version,
             client_persistent,
             upstream_persistent: true,
+            binds: false,
             request: Message::Begun,
             response: Message::Awaited,
             replayable: true,
@@ -70,7 +81,7 @@ impl Exchange {
         debug_assert!(self.attempts_left > 0);
         self.attempts_left -= 1;
         self.sent = false;
-        self.upstream_persistent = true;
+        self.upstream_persistent = !self.binds;
     }
 
     pub fn request_sent(&mut self) {

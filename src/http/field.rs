@@ -61,6 +61,7 @@ pub enum FieldName {
     KeepAlive,
     MaxForwards,
     ProxyAuthenticate,
+    ProxyAuthenticationInfo,
     ProxyAuthorization,
     ProxyConnection,
     /// Linkerd's `l5d-reqid`.
@@ -75,6 +76,7 @@ pub enum FieldName {
     TransferEncoding,
     Upgrade,
     Via,
+    WwwAuthenticate,
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
@@ -132,6 +134,7 @@ impl FieldName {
                     (&b"x-forwarded-host"[..], F::XForwardedHost),
                     (b"proxy-connection", F::ProxyConnection),
                     (b"l5d-ctx-deadline", F::CtxDeadline),
+                    (b"www-authenticate", F::WwwAuthenticate),
                 ];
                 or_twin(name, pick(name, &known))
             }
@@ -147,6 +150,7 @@ impl FieldName {
             .or_else_twin(name),
             18 => pick(name, &[(b"proxy-authenticate", F::ProxyAuthenticate)]),
             19 => pick(name, &[(b"proxy-authorization", F::ProxyAuthorization)]),
+            25 => pick(name, &[(b"proxy-authentication-info", F::ProxyAuthenticationInfo)]),
             _ => F::Other,
         }
     }
@@ -269,6 +273,8 @@ mod tests {
             ("Proxy-Connection", FieldName::ProxyConnection),
             ("proxy-authenticate", FieldName::ProxyAuthenticate),
             ("proxy-authorization", FieldName::ProxyAuthorization),
+            ("Proxy-Authentication-Info", FieldName::ProxyAuthenticationInfo),
+            ("www-authenticate", FieldName::WwwAuthenticate),
             ("http2-settings", FieldName::Http2Settings),
             ("Max-Forwards", FieldName::MaxForwards),
             ("content_length", FieldName::FramingTwin),

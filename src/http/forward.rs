@@ -98,6 +98,7 @@ pub fn goes_no_further(name: FieldName) -> bool {
         | FieldName::Http2Settings
         | FieldName::KeepAlive
         | FieldName::ProxyAuthenticate
+        | FieldName::ProxyAuthenticationInfo
         | FieldName::ProxyAuthorization
         | FieldName::ProxyConnection
         | FieldName::Te
@@ -126,6 +127,7 @@ pub fn goes_no_further(name: FieldName) -> bool {
         | FieldName::TraceState
         | FieldName::Trailer
         | FieldName::Via
+        | FieldName::WwwAuthenticate
         | FieldName::XForwardedFor
         | FieldName::XForwardedHost
         | FieldName::XForwardedProto

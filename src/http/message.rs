@@ -47,6 +47,9 @@ pub struct RequestFacts {
     pub deadline: Option<Deadline>,
     /// The client takes trailers.
     pub te_trailers: bool,
+    /// It proves who its client is to the whole connection (NTLM, Negotiate), which is then of
+    /// nobody else's use.
+    pub binds: bool,
     /// `Connection` names fields beyond those that are never sent on anyway.
     pub nominates: bool,
     /// The known fields that came.

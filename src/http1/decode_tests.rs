@@ -109,7 +109,7 @@ fn trailers_that_may_go_on() {
           Authorization: b\r\nSet-Cookie: c\r\nConnection: close\r\nX_Forwarded_For: 1\r\n\
           Content-Type: t\r\ngrpc-status:0\r\n\r\n",
     );
-    assert_eq!(body.unwrap().trailers.unwrap(), b"X-Sum: 1\r\ngrpc-status:0\r\n");
+    assert_eq!(body.unwrap().trailers.unwrap(), b"X-Sum: 1\r\ngrpc-status: 0\r\n");
     assert_eq!(chunked(b"0\r\nHost: x\r\n\r\n").unwrap().trailers, None);
 }
 

@@ -37,6 +37,7 @@ struct Gathered<'b> {
     te_trailers: bool,
     max_forwards: Option<&'b [u8]>,
     deadline: Option<Deadline>,
+    binds: bool,
 }
 
 /// The facts of a request, and its `Host` where it has one.
@@ -76,6 +77,7 @@ pub(super) fn of_request<'b>(
         max_forwards: found.max_forwards.filter(|_| hops).and_then(saturating_digits),
         deadline: found.deadline,
         te_trailers: found.te_trailers && is_11,
+        binds: found.binds,
         nominates: found.nominates,
         seen: found.seen,
     };
@@ -103,10 +105,10 @@ pub(super) fn of_response(
     };
     // A 204 or 1xx that announces a body (RFC 9112 section 6.1 forbids it) may well send one.
     let announces = found.chunked || found.content_length.is_some_and(|length| length > 0);
-    let suspicious = never_has_body && announces;
+    let spent = never_has_body && announces || framing == Framing::UntilClose || found.binds;
     Ok(ResponseFacts {
         framing,
-        persistent: found.persistent(version) && framing != Framing::UntilClose && !suspicious,
+        persistent: found.persistent(version) && !spent,
         is_interim: status < 200 && status != 101,
         lists_upgrade: found.lists_upgrade,
         content_length: found.content_length,
@@ -169,6 +171,9 @@ fn gather<'b>(fields: &[Field<'b>], may_be_coded: bool) -> Result<Gathered<'b>, 
                 let both = [found.deadline, Deadline::parse(field.value)];
                 found.deadline = both.into_iter().flatten().reduce(Deadline::and);
             }
+            FieldName::Authorization | FieldName::WwwAuthenticate => {
+                found.binds |= field.members().any(is_of_connection);
+            }
             _ => {}
         }
     }
@@ -230,6 +235,13 @@ fn connection(field: &Field<'_>, found: &mut Gathered<'_>) -> Result<(), Ambiguo
         }
     }
     Ok(())
+}
+
+/// Schemes that prove to a connection who is behind it, and not for a request alone (RFC 9110
+/// section 3.3 tells of them; RFC 4559 and MS-NTHT).
+fn is_of_connection(credentials: &[u8]) -> bool {
+    let scheme = credentials.split(|&byte| byte == b' ').next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"negotiate") || scheme.eq_ignore_ascii_case(b"ntlm")
 }
 
 /// Digits, or a list of equal ones (RFC 9110 section 8.6).

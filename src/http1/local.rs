@@ -54,7 +54,8 @@ fn start(out: &mut Vec<u8>, close: bool, date: Option<&[u8]>) {
     }
 }
 
-/// The head as it came, but for absolute-form, which is given in the form that is sent on.
+/// The head as it came, but for absolute-form, which is given as it is sent on: the authority is
+/// in `Host`.
 fn echo_head(echo: &mut Vec<u8>, request: &Request<'_, '_>) {
     echo.extend_from_slice(request.method_bytes);
     echo.push(b' ');
@@ -63,7 +64,8 @@ fn echo_head(echo: &mut Vec<u8>, request: &Request<'_, '_>) {
     echo.extend_from_slice(request.version.as_bytes());
     echo.extend_from_slice(b"\r\n");
     for it in request.fields.iter().filter(|it| !is_sensitive(it.kind)) {
-        field(echo, it.name, it.value);
+        let is_host = it.kind == FieldName::Host;
+        field(echo, it.name, if is_host { request.host } else { it.value });
     }
     end(echo);
 }

@@ -6,6 +6,7 @@
 //! not known here: `BodyDecoder::dropping_trailers`.
 
 use super::decode::BodyError;
+use super::encode;
 use crate::http::{FieldName, trim};
 
 /// All lines of a trailer section together.
@@ -16,7 +17,7 @@ pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
 pub(super) struct Trailers {
     /// The line that is not complete yet.
     line: Vec<u8>,
-    /// `name: value` lines with CRLF that may go on.
+    /// `name: value` lines with CRLF that may go on, spelt as the fields of a head are.
     kept: Vec<u8>,
     /// Of all lines so far, dropped ones too.
     bytes: usize,
@@ -51,8 +52,9 @@ impl Trailers {
             if line.is_empty() {
                 return Ok((at, true));
             }
-            if is_allowed(line)? {
-                self.kept.extend_from_slice(&self.line);
+            let (name, value) = field_of(line)?;
+            if !is_forbidden(name) {
+                encode::field(&mut self.kept, name, value);
             }
             self.line.clear();
         }
@@ -65,8 +67,7 @@ impl Trailers {
     }
 }
 
-/// Whether a well-formed line may go on.
-fn is_allowed(line: &[u8]) -> Result<bool, BodyError> {
+fn field_of(line: &[u8]) -> Result<(&[u8], &[u8]), BodyError> {
     let colon = memchr::memchr(b':', line).ok_or(BodyError::Malformed)?;
     let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
     let well_formed = !name.is_empty()
@@ -75,7 +76,7 @@ fn is_allowed(line: &[u8]) -> Result<bool, BodyError> {
     if !well_formed {
         return Err(BodyError::Malformed);
     }
-    Ok(!is_forbidden(name))
+    Ok((name, value))
 }
 
 /// RFC 9110 section 5.6.2.
@@ -88,7 +89,7 @@ fn is_forbidden(name: &[u8]) -> bool {
     if FieldName::of(name) != FieldName::Other {
         return true;
     }
-    const FORBIDDEN: [&[u8]; 25] = [
+    const FORBIDDEN: [&[u8]; 24] = [
         b"accept-encoding",
         b"age",
         b"cache-control",
@@ -111,7 +112,6 @@ fn is_forbidden(name: &[u8]) -> bool {
         b"set-cookie",
         b"vary",
         b"warning",
-        b"www-authenticate",
         b"x-http-method-override",
         b"x-real-ip",
     ];

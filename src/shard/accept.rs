@@ -19,7 +19,10 @@ pub(super) enum Head {
     Partial,
     Exchange(Box<Exchange>),
     /// It is no head, or too large for one.
-    Malformed(Reason),
+    Malformed {
+        reason: Reason,
+        head_only: bool,
+    },
     /// Answered here, by what is in the buffer.
     Local {
         answer: Vec<u8>,
@@ -30,6 +33,13 @@ pub(super) enum Head {
         close: bool,
         head_only: bool,
     },
+}
+
+/// Whether that begins as a HEAD does, whose answer has no content (RFC 9110 section 9.3.2), even
+/// where the rest of it is no head.
+pub(super) fn asks_for_head(bytes: &[u8]) -> bool {
+    let line = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(0);
+    bytes[line..].starts_with(b"HEAD ")
 }
 
 /// Bytes of the body of an answer of our own.

@@ -23,7 +23,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::accept::{
-    self, Announcement, Head, accept, announcement, error_bytes, log_answer, refused,
+    self, Announcement, Head, accept, announcement, asks_for_head, error_bytes, log_answer, refused,
 };
 use super::context::{Context, Drain, Hold, Router, Server};
 use super::exchange::{Exchange, Link, Turn};
@@ -109,7 +109,7 @@ impl Connection {
     pub(super) async fn refuse(context: Rc<Context>, server: Rc<Server>, fd: OwnedFd, hold: Hold) {
         let mut connection =
             Connection::new(context, server, fd, hold, ring::current_waker().await);
-        connection.refuse_head(Reason::Overloaded);
+        connection.refuse_head(Reason::Overloaded, false);
         while connection.step() {
             ring::wait().await;
         }
@@ -231,7 +231,7 @@ impl Connection {
             match self.read_head() {
                 Head::Partial if self.client.progress().has_piece => {}
                 Head::Partial if self.is_too_much() => {
-                    return self.refuse_head(Reason::Overloaded);
+                    return self.refuse_partial(Reason::Overloaded);
                 }
                 Head::Partial => break,
                 Head::Exchange(exchange) => {
@@ -243,7 +243,9 @@ impl Connection {
                     self.state = State::Exchanging(exchange);
                     return false;
                 }
-                Head::Malformed(reason) => return self.refuse_head(reason),
+                Head::Malformed { reason, head_only } => {
+                    return self.refuse_head(reason, head_only);
+                }
                 Head::Local { answer, close } => {
                     self.requests += 1;
                     self.client.send(Chunk::heap(answer));
@@ -291,7 +293,7 @@ impl Connection {
     fn idle_for_too_long(&mut self) -> bool {
         let awaits = self.awaits;
         match awaits {
-            Awaits::RestOfHead => self.refuse_head(Reason::ClientTimeout),
+            Awaits::RestOfHead => self.refuse_partial(Reason::ClientTimeout),
             // The last answer has not left yet: idle begins when it has.
             Awaits::Unset | Awaits::Request | Awaits::DrainsEnd
                 if !self.client.progress().all_sent =>
@@ -352,7 +354,10 @@ impl Connection {
             let (head, consumed) = match parser.parse(bytes, &mut storage) {
                 Ok(None) => return (0, Head::Partial),
                 Ok(Some((request, consumed))) => (accept(&request, peer, server, &link), consumed),
-                Err(reason) => return (bytes.len(), Head::Malformed(reason)),
+                Err(reason) => {
+                    let head_only = asks_for_head(bytes);
+                    return (bytes.len(), Head::Malformed { reason, head_only });
+                }
             };
             let Head::Exchange(mut exchange) = head else {
                 return (consumed, head);
@@ -475,13 +480,18 @@ impl Connection {
         }
     }
 
+    fn refuse_partial(&mut self, reason: Reason) -> bool {
+        let head_only = self.client.with_input(|bytes| (0, asks_for_head(bytes)));
+        self.refuse_head(reason, head_only)
+    }
+
     /// Answers what is no complete request, and closes.
-    fn refuse_head(&mut self, reason: Reason) -> bool {
+    fn refuse_head(&mut self, reason: Reason, head_only: bool) -> bool {
         self.requests += 1;
-        let bytes = error_bytes(reason, false);
+        let bytes = error_bytes(reason, head_only);
         self.context.record(|recorder| recorder.refused(self.server_id, reason, bytes));
         log_answer(None, reason, Ids::NONE);
-        self.answer(reason, true, false)
+        self.answer(reason, true, head_only)
     }
 
     /// Sends an answer of our own.

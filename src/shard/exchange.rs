@@ -155,7 +155,7 @@ impl Exchange {
             Framing::Empty | Framing::Chunked | Framing::UntilClose => true,
         };
         Exchange {
-            rules: http::Exchange::new(request.method, request.version, facts.persistent),
+            rules: http::Exchange::of(request),
             ledger,
             attempt: None,
             copy: Copy::new(head, replay_buffer_bytes),

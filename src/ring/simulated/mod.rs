@@ -2,11 +2,11 @@
 //! memory, and completes them in a random order in virtual time.
 //!
 //! What it may do the real kernel may do too: receive in any pieces, end a multishot when it likes,
-//! run out of buffers, let a cancel come before or after what it takes back, be it by several
-//! enters, miss a send that a worker thread has. What is on the other end of each connection is the
-//! test's (`World`), which acts whenever the kernel is entered. Time goes on while a core is
-//! parked, to whatever comes next; so an hour of timeouts takes a moment, and one seed is one
-//! history.
+//! run out of buffers or of descriptors, let a cancel come before or after what it takes back, be
+//! it by several enters, miss a send that a worker thread has. What is on the other end of each
+//! connection is the test's (`World`), which acts whenever the kernel is entered. Time goes on
+//! while a core is parked, to whatever comes next; so an hour of timeouts takes a moment, and one
+//! seed is one history.
 //!
 //! Sockets have a descriptor of the real kernel's, which carries nothing: they are opened and
 //! closed as ever. Eventfds are real.
@@ -337,10 +337,11 @@ impl Kernel {
                 None => return false,
                 Some(result) => (result, 0),
             },
-            Asked::Accept { .. } => match network.accept() {
+            Asked::Accept { many, .. } => match network.accept() {
                 None => return false,
-                Some(fd) => {
-                    let more = !network.random.chance(5);
+                Some(Err(errno)) => (-errno, 0),
+                Some(Ok(fd)) => {
+                    let more = many && !network.random.chance(5);
                     let flags = if more { submission::MORE } else { 0 };
                     completed.push(completion(it.user_data, fd, flags));
                     return !more;

@@ -245,13 +245,17 @@ impl Network {
         &mut connections[peer]
     }
 
-    /// A descriptor for a client that waits.
-    pub(super) fn accept(&mut self) -> Option<RawFd> {
+    /// A descriptor for a client that waits, or an errno where there is none left, in which case
+    /// the client goes on waiting.
+    pub(super) fn accept(&mut self) -> Option<Result<RawFd, i32>> {
+        if !self.backlog.is_empty() && self.random.chance(3) {
+            return Some(Err(libc::EMFILE));
+        }
         let peer = self.backlog.pop_front()?;
         let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
         let fd = socket.into_raw_fd();
         self.here.insert(fd, peer);
-        Some(fd)
+        Some(Ok(fd))
     }
 
     pub(super) fn dial_out(&mut self, fd: RawFd, address: &SockAddr) {

@@ -23,6 +23,7 @@ const OP_SEND: u8 = 26;
 const OP_RECV: u8 = 27;
 const BUFFER_SELECT: u8 = 1 << 5;
 const RECV_MULTISHOT: u16 = 1 << 1;
+const ACCEPT_MULTISHOT: u16 = 1;
 const CANCEL_FD: u32 = 1 << 1;
 
 /// `struct io_uring_sqe`, as far as the ring uses it.
@@ -56,7 +57,7 @@ pub(super) enum Asked {
     Receive { fd: RawFd, memory: u64, len: usize },
     Send { fd: RawFd, memory: u64, len: usize },
     Connect { fd: RawFd, address: SockAddr },
-    Accept { fd: RawFd },
+    Accept { fd: RawFd, many: bool },
     Event { fd: RawFd, memory: u64 },
     Cancel { user_data: u64 },
     CancelAll { fd: RawFd },
@@ -70,7 +71,7 @@ impl Asked {
             | Asked::Receive { fd, .. }
             | Asked::Send { fd, .. }
             | Asked::Connect { fd, .. }
-            | Asked::Accept { fd }
+            | Asked::Accept { fd, .. }
             | Asked::Event { fd, .. } => Some(*fd),
             Asked::Cancel { .. } | Asked::CancelAll { .. } | Asked::Close { .. } => None,
         }
@@ -97,7 +98,7 @@ impl Submission {
             OP_RECV => Asked::Receive { fd, memory, len },
             OP_SEND => Asked::Send { fd, memory, len },
             OP_CONNECT => Asked::Connect { fd, address: address_at(memory, sqe.off) },
-            OP_ACCEPT => Asked::Accept { fd },
+            OP_ACCEPT => Asked::Accept { fd, many: sqe.ioprio & ACCEPT_MULTISHOT != 0 },
             OP_READ => Asked::Event { fd, memory },
             OP_ASYNC_CANCEL if sqe.op_flags & CANCEL_FD != 0 => Asked::CancelAll { fd },
             OP_ASYNC_CANCEL => Asked::Cancel { user_data: memory },
