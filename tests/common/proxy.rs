@@ -259,6 +259,16 @@ impl Proxy {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
+    /// Its threads, and those that the kernel adds to work for io_uring.
+    pub fn threads(&self) -> (usize, usize) {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let paths = tasks.flatten().map(|task| task.path().join("comm"));
+        let names = paths.filter_map(|path| std::fs::read_to_string(path).ok());
+        let (kernels, own): (Vec<String>, Vec<String>) =
+            names.partition(|name| name.starts_with("iou-"));
+        (own.len(), kernels.len())
+    }
+
     fn proc_file(&self, name: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.pid())).expect("it runs")
     }

@@ -193,7 +193,7 @@ impl Worker {
 
     fn await_part(&mut self, part: &[u8]) -> Result<usize, String> {
         loop {
-            let found = self.links.iter().find(|(_, link)| link.heard == part);
+            let found = self.links.iter().find(|(_, link)| is_same_part(&link.heard, part));
             match found {
                 Some((number, _)) => return Ok(*number),
                 None => self.hear()?,
@@ -399,6 +399,16 @@ impl Run<'_> {
             false => Err(format!("the client has also got {}", shown(&self.got))),
         }
     }
+}
+
+/// Whether a message has come as far; where the chunks lie does not matter, as for a whole one.
+fn is_same_part(heard: &[u8], part: &[u8]) -> bool {
+    let ended =
+        |bytes: &[u8]| match strict::read(&[bytes, b"0\r\n\r\n"].concat(), Kind::Request, false) {
+            Ok(Read::Whole(message)) => Some(message.bytes),
+            Ok(Read::Part) | Err(_) => None,
+        };
+    heard == part || ended(heard).is_some_and(|heard| ended(part) == Some(heard))
 }
 
 fn same(what: &str, found: &[u8], expected: &[u8]) -> Result<(), String> {
