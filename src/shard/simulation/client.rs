@@ -11,6 +11,9 @@ use crate::ring::simulated::{Network, Peer, Random, Read};
 
 /// Services that are configured, as hosts.
 const HOSTS: [&str; 3] = ["plain", "retrying", "limited"];
+/// Of a head that was not complete in time. Whether its method came to be known is the kernel's
+/// secret, and with it whether the refusal has content.
+const PART_OF_HEAD: &str = "a part of HEAD";
 const METHODS: [&str; 7] = ["GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE"];
 const SIZES: [u64; 8] = [0, 1, 17, 300, 5_000, 40_000, 90_000, 200_000];
 /// How long a client waits for 100.
@@ -280,9 +283,13 @@ impl Client {
     fn take_in(&mut self, network: &mut Network, books: &mut Books) {
         loop {
             let (is_1_0, method) = match self.awaited.front() {
-                // Of a head that was not complete in time, nobody knows that it was HEAD's.
-                Some(it) if it.number > 0 && books.request(it.number).is_written => {
-                    (self.is_1_0, books.request(it.number).method)
+                Some(it) if it.number > 0 => {
+                    let asked = books.request(it.number);
+                    match (asked.is_written, asked.method) {
+                        (true, method) => (self.is_1_0, method),
+                        (false, "HEAD") => (self.is_1_0, PART_OF_HEAD),
+                        (false, _) => (self.is_1_0, "nothing"),
+                    }
                 }
                 Some(_) | None => (self.is_1_0, "nothing"),
             };
@@ -394,6 +401,9 @@ fn framing(head: &Head, method: &str, is_1_0: bool) -> Framing {
     }
     if status < 200 || status == 204 || status == 304 || method == "HEAD" {
         return Framing::None;
+    }
+    if method == PART_OF_HEAD {
+        return Framing::UntilEnd;
     }
     match head.framing() {
         Some(Framing::Chunked) if is_1_0 => panic!("chunks for a client of 1.0: {head:?}"),
