@@ -197,7 +197,8 @@ fn no_endpoint_has_more_than_its_own_limit_and_all_of_them_are_used() {
 #[test]
 fn a_limit_that_is_lowered_holds_for_whoever_comes_next() {
     both(|cores| {
-        let (origin, most) = slow(5);
+        // Longer than 16 clients take to ask, also with a sanitizer.
+        let (origin, most) = slow(25);
         let yaml = |most: usize| {
             let limits = format!("limits: {{max_concurrent: {most}, max_queue: 100}}");
             let yaml = config(&[origin.address], "", &limits);
