@@ -46,20 +46,21 @@ fn a_server_that_stops_cannot_hide() {
 #[ignore = "measures, and takes 30 s"]
 fn the_rate_is_kept_up_to_four_fifths_of_saturation() {
     let origins = origins(&[""]);
-    let closed = plan(origins.addresses(), PlannedLoad::Closed, 2 * SECOND);
-    let closed = engine::run(&closed, &Stop::default(), |_, _| {}).expect("a run");
-    let saturation = closed.answered_per_second();
     for share in [0.2, 0.5, 0.8] {
-        let rate = (saturation * share).round();
-        // Somebody else's work may spoil a try, on a machine that is shared.
+        // On a machine that is shared, somebody else's work may spoil a try, and what saturates it
+        // is another rate from one moment to the next.
         let is_kept = |_| {
+            let closed = plan(origins.addresses(), PlannedLoad::Closed, 2 * SECOND);
+            let closed = engine::run(&closed, &Stop::default(), |_, _| {}).expect("a run");
+            let saturation = closed.answered_per_second();
+            let rate = (saturation * share).round();
             let plan = plan(origins.addresses(), constant(rate), 8 * SECOND);
             let run = engine::run(&plan, &Stop::default(), |_, _| {}).expect("a run");
             let achieved = run.rate_achieved().expect("an open loop");
             println!("{rate} of {saturation:.0} a second: {achieved}");
             (achieved - 1.0).abs() < 0.001 && run.error_percent() == 0.0
         };
-        assert!((0..3).any(is_kept), "{rate} was not kept");
+        assert!((0..4).any(is_kept), "{share} of saturation was not kept");
     }
 }
 
