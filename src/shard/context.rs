@@ -167,6 +167,8 @@ pub(super) struct Context {
     /// Connections and listeners that a drain waits for.
     held: Cell<usize>,
     connections: Cell<usize>,
+    /// Sockets that other shards have ever handed over; wraps.
+    taken_over: Cell<u32>,
     refused: Cell<usize>,
     /// How many plans were applied so far.
     plans: Cell<u64>,
@@ -212,6 +214,7 @@ impl Context {
             drain: Cell::new(None),
             held: Cell::new(0),
             connections: Cell::new(0),
+            taken_over: Cell::new(0),
             refused: Cell::new(0),
             plans: Cell::new(0),
             health_checker: RefCell::new(None),
@@ -319,12 +322,23 @@ impl Context {
         self.held.get()
     }
 
+    /// Counts a socket that another shard has handed over: the others see it when `publish` says
+    /// what became of it.
+    pub(super) fn take_over(&self) {
+        self.taken_over.set(self.taken_over.get().wrapping_add(1));
+    }
+
+    /// Tells the other shards how full this one is.
+    pub(super) fn publish(&self) {
+        self.peers.publish(self.number, self.connections.get(), self.taken_over.get());
+    }
+
     pub(super) fn hold(self: &Rc<Context>, held: Held) -> Hold {
         self.held.set(self.held.get() + 1);
         match held {
             Held::Served => {
                 self.connections.set(self.connections.get() + 1);
-                self.peers.publish(self.number, self.connections.get());
+                self.publish();
             }
             Held::Refused => self.refused.set(self.refused.get() + 1),
             Held::Other => {}
@@ -357,7 +371,7 @@ impl Drop for Hold {
         match self.held {
             Held::Served => {
                 context.connections.set(context.connections.get() - 1);
-                context.peers.publish(context.number, context.connections.get());
+                context.publish();
             }
             Held::Refused => context.refused.set(context.refused.get() - 1),
             Held::Other => {}

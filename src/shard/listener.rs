@@ -161,11 +161,12 @@ fn scarce(context: &Context, fd: &OwnedFd) -> Option<usize> {
 /// here any more where no connection of its is left: its client is told nothing, as if it had come
 /// a moment later.
 pub(super) fn adopt(context: &Rc<Context>, number: u32, fd: OwnedFd) {
+    context.take_over();
     let server = context.servers.borrow().get(&number).cloned();
-    if let Some(server) = server {
-        serve(context, &server, fd);
+    match server {
+        Some(server) => serve(context, &server, fd),
+        None => context.publish(),
     }
-    context.peers.arrived(context.number);
 }
 
 /// Serves a connection on this shard.
