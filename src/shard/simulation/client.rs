@@ -27,10 +27,13 @@ struct Awaited {
     answer: Option<Coming>,
 }
 
+#[derive(Debug)]
 struct Coming {
     /// `None`: of the proxy's own.
     number: Option<usize>,
     bytes: u64,
+    /// What its head says of its body, whether or not one follows.
+    announced: Option<Framing>,
     closes: bool,
 }
 
@@ -282,17 +285,14 @@ impl Client {
 
     fn take_in(&mut self, network: &mut Network, books: &mut Books) {
         loop {
-            let (is_1_0, method) = match self.awaited.front() {
-                Some(it) if it.number > 0 => {
-                    let asked = books.request(it.number);
-                    match (asked.is_written, asked.method) {
-                        (true, method) => (self.is_1_0, method),
-                        (false, "HEAD") => (self.is_1_0, PART_OF_HEAD),
-                        (false, _) => (self.is_1_0, "nothing"),
-                    }
-                }
-                Some(_) | None => (self.is_1_0, "nothing"),
+            let asked = self.awaited.front().filter(|it| it.number > 0);
+            let asked = asked.map(|it| books.request(it.number));
+            let method = match asked.map(|it| (it.is_written, it.method)) {
+                Some((true, method)) => method,
+                Some((false, "HEAD")) => PART_OF_HEAD,
+                Some((false, _)) | None => "nothing",
             };
+            let is_1_0 = self.is_1_0;
             match self.reader.next(|head| framing(head, method, is_1_0)) {
                 None => return,
                 Some(Event::Head(head)) => self.begun(&head, network, books),
@@ -314,11 +314,12 @@ impl Client {
         }
         self.holds_body = None;
         let is_refusal = head.field("ringlane-error").is_some();
+        let announced = head.framing();
         let Some(awaited) = self.awaited.front_mut() else {
             let may_be = self.sent_nonsense || self.is_crowded && head.status() == 503;
             assert!(may_be && is_refusal, "nobody asked for {head:?}");
             // For what was no request.
-            let answer = Some(Coming { number: None, bytes: 0, closes });
+            let answer = Some(Coming { number: None, bytes: 0, announced, closes });
             self.awaited.push_front(Awaited { number: 0, answer });
             return;
         };
@@ -334,7 +335,7 @@ impl Client {
                 );
             }
         }
-        awaited.answer = Some(Coming { number, bytes: 0, closes });
+        awaited.answer = Some(Coming { number, bytes: 0, announced, closes });
         if head.status() == 101 {
             let number = awaited.number;
             let asked = books.request(number);
@@ -347,10 +348,11 @@ impl Client {
     fn data(&mut self, data: &[u8], books: &mut Books) {
         let coming = self.awaited.front_mut().and_then(|it| it.answer.as_mut());
         let coming = coming.expect("data behind a head");
+        let before = coming.bytes;
+        coming.bytes += data.len() as u64;
         if let Some(number) = coming.number {
             let stretch = |from, len| answer_body(number, from, len);
-            assert!(is_from(data, coming.bytes, stretch), "not the bytes of answer {number}");
-            coming.bytes += data.len() as u64;
+            assert!(is_from(data, before, stretch), "not the bytes of answer {number}");
             let written_bytes = books.answers[number].written_bytes;
             assert!(coming.bytes <= written_bytes, "bytes that answer {number} never had");
         }
@@ -363,7 +365,11 @@ impl Client {
             return;
         };
         match coming.number {
-            None => books.counts.refused += 1,
+            None => {
+                books.counts.refused += 1;
+                let is_whole = coming.announced == Some(Framing::Length(coming.bytes));
+                assert!(coming.bytes == 0 || is_whole, "a part of a refusal: {coming:?}");
+            }
             Some(answer) => {
                 books.counts.answered += 1;
                 let is_head = books.request(number).method == "HEAD";
