@@ -171,9 +171,8 @@ fn gather<'b>(fields: &[Field<'b>], may_be_coded: bool) -> Result<Gathered<'b>, 
                 let both = [found.deadline, Deadline::parse(field.value)];
                 found.deadline = both.into_iter().flatten().reduce(Deadline::and);
             }
-            FieldName::Authorization | FieldName::WwwAuthenticate => {
-                found.binds |= field.members().any(is_of_connection);
-            }
+            FieldName::Authorization => found.binds |= is_of_connection(field.value),
+            FieldName::WwwAuthenticate => found.binds |= field.members().any(is_of_connection),
             _ => {}
         }
     }
@@ -240,7 +239,8 @@ fn connection(field: &Field<'_>, found: &mut Gathered<'_>) -> Result<(), Ambiguo
 /// Schemes that prove to a connection who is behind it, and not for a request alone (RFC 9110
 /// section 3.3 tells of them; RFC 4559 and MS-NTHT).
 fn is_of_connection(credentials: &[u8]) -> bool {
-    let scheme = credentials.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let mut words = credentials.split(|byte| matches!(byte, b' ' | b'\t'));
+    let scheme = words.next().unwrap_or_default();
     scheme.eq_ignore_ascii_case(b"negotiate") || scheme.eq_ignore_ascii_case(b"ntlm")
 }
 

@@ -67,6 +67,7 @@ impl Trailers {
     }
 }
 
+/// The name and value of a well-formed line.
 fn field_of(line: &[u8]) -> Result<(&[u8], &[u8]), BodyError> {
     let colon = memchr::memchr(b':', line).ok_or(BodyError::Malformed)?;
     let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
